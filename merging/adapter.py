@@ -1,0 +1,215 @@
+"""A PEFT LoRA adapter in memory: the low-rank factors of each module that it changes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from merging.adapter_config import AdapterConfig, read_config
+from merging.adapter_tensors import AdapterTensors, shown, sort_tensors, value_problem
+from merging.base import Base, split_layer
+from merging.checkpoint import no_weights, read_tensors
+from merging.digest import content_digest, json_digest, value_digest
+from merging.errors import BaseMismatchError, SourceError
+
+WEIGHTS = "adapter_model.safetensors"
+BASE_DIGEST_KEYS = ("base_digest", "base_model_digest")
+"""Keys of the weights' metadata under which an adapter may record the digest of its base."""
+
+BaseTensor = Callable[[str], torch.Tensor | None]
+"""Looks up a tensor of the base by its name in the model; None if the base has none of the name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """One module's delta, `scale * b @ a`.
+
+    `a`: [rank, in_features]; `b`: [out_features, rank]; `scale`: alpha / r, or alpha / sqrt(r) with
+    rslora.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.a.nbytes + self.b.nbytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """An adapter in memory. `digest` hashes its content, so it is its identity under any name.
+
+    `factors` are by module path, sorted. `base_copies`: beside an adapter on the head PEFT saves
+    tensors of the base itself; here are the digests of their values, by the base's tensor name.
+    """
+
+    digest: str
+    factors: Mapping[str, LowRank]
+    base_name: str | None
+    base_digest: str | None
+    path: Path
+    num_bytes: int
+    base_copies: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a PEFT folder: adapter_config.json and adapter_model.safetensors, in its own dtype.
+
+    The tensors are copies: later changes on disk do not matter. The digest covers tensors and
+    scales, and so all that changes the result: no paths, no names, no training settings.
+
+    Raises SourceError with every reason why it is not a static low-rank delta on linear layers.
+    """
+    config, path = read_config(folder), folder / WEIGHTS
+    if "peft_type" in config.refusals:  # whatever else is odd in it follows from that
+        raise SourceError(config.refusals["peft_type"])
+    if not path.is_file():
+        absent = f"{path} is missing" if any(folder.glob("*.safetensors")) else no_weights(folder)
+        raise SourceError([*config.refusals.values(), absent])
+    header, tensors = read_tensors(path)
+    parts = sort_tensors(tensors)
+    reasons = [*({**parts.refusals, **config.refusals}).values(), *_problems(parts, config)]
+    if reasons:
+        raise SourceError(reasons)
+    factors = {
+        module: LowRank(parts.a[module], parts.b[module], config.scale_of(module))
+        for module in parts.a
+    }
+    recorded = (header.metadata.get(key) for key in BASE_DIGEST_KEYS)
+    return Adapter(
+        digest=_digest(factors),
+        factors=factors,
+        base_name=config.base_name,
+        base_digest=next((digest for digest in recorded if digest), None),
+        path=folder,
+        num_bytes=sum(factor.num_bytes for factor in factors.values()),
+        base_copies=parts.base_copies,
+    )
+
+
+def _problems(parts: AdapterTensors, config: AdapterConfig) -> Iterator[str]:
+    if not parts.a and not parts.b:
+        yield "it has no lora_A and lora_B tensors"
+    for module in sorted(parts.a.keys() ^ parts.b.keys()):
+        here, missing = ("A", "B") if module in parts.a else ("B", "A")
+        yield f"{module} has lora_{here}, and no lora_{missing}"
+    for module in sorted(parts.a.keys() & parts.b.keys()):
+        yield from _pair_problems(module, parts.a[module], parts.b[module], config)
+
+
+def _pair_problems(
+    module: str, a: torch.Tensor, b: torch.Tensor, config: AdapterConfig
+) -> Iterator[str]:
+    rank, shapes = config.rank_of(module), f"lora_A {list(a.shape)} and lora_B {list(b.shape)}"
+    if a.ndim != 2 or b.ndim != 2:
+        yield f"{module} has {shapes}: only linear layers, with two dimensions, are supported"
+    elif a.shape[0] != b.shape[1]:
+        yield f"{module} has {shapes}, which are of different ranks"
+    elif a.shape[0] != rank:
+        yield f"{module} has {shapes}, of rank {a.shape[0]}, and the config gives it rank {rank}"
+    for letter, tensor in (("A", a), ("B", b)):
+        if problem := value_problem(module, letter, tensor):
+            yield problem
+    if config.ties_head and split_layer(module)[0] is None:
+        yield f"ensure_weight_tying is not supported for {module}: train with it off"
+
+
+def _digest(factors: Mapping[str, LowRank]) -> str:
+    rows = [
+        [module, factor.scale, content_digest(factor.a), content_digest(factor.b)]
+        for module, factor in sorted(factors.items())
+    ]
+    return json_digest(rows)
+
+
+def check_adapter(
+    adapter: Adapter,
+    base: Base,
+    *,
+    allow_base_mismatch: bool = False,
+    base_tensor: BaseTensor | None = None,
+) -> list[str]:
+    """Check that an adapter fits the base, and return warnings, such as another base's name.
+
+    `base_tensor` is asked only where the adapter holds copies of the base's own tensors
+    (`Adapter.base_copies`). They must be equal; without it they are refused.
+
+    Raises SourceError with every reason, or BaseMismatchError if one of them is that the adapter
+    records the digest of another base. With `allow_base_mismatch` that alone is a warning.
+    """
+    reasons = [*_module_reasons(adapter, base), *_copy_reasons(adapter, base_tensor)]
+    warnings = list(_warnings(adapter, base))
+    mismatch = _mismatch(adapter, base)
+    if mismatch and not allow_base_mismatch:
+        raise BaseMismatchError([mismatch, *reasons])
+    if reasons:
+        raise SourceError(reasons)
+    return [mismatch, *warnings] if mismatch else warnings
+
+
+def _mismatch(adapter: Adapter, base: Base) -> str | None:
+    recorded = adapter.base_digest
+    if recorded is None or _hex(recorded) == _hex(base.digest):
+        return None
+    return (
+        f"it was trained on another base: it records the base digest {recorded}, and {base.name} "
+        f"has {base.digest}"
+    )
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:").lower()
+
+
+def _warnings(adapter: Adapter, base: Base) -> Iterator[str]:
+    name = adapter.base_name
+    if adapter.base_digest is None and name is not None and _last(name) != _last(base.name):
+        yield f"it was trained on a base named {name!r}, and this one is {base.name!r}"
+    outside = [module for module in adapter.factors if split_layer(module)[0] is None]
+    if base.tied_embeddings and outside:
+        yield (
+            f"{shown(outside)} shares its weights with the embedding in this base; the adapter "
+            "changes the head only, as in PEFT"
+        )
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].casefold()
+
+
+def _module_reasons(adapter: Adapter, base: Base) -> Iterator[str]:
+    unknown = [module for module in adapter.factors if module not in base.linears]
+    if unknown:
+        yield f"the base has no linear layer named {shown(unknown)}"
+    wrong: dict[str, list[str]] = {}
+    for module in adapter.factors.keys() & base.linears.keys():
+        linear, factor = base.linears[module], adapter.factors[module]
+        expected = (linear.out_features, linear.in_features)
+        shape = (factor.b.shape[0], factor.a.shape[1])
+        if shape != expected:
+            message = f"the adapter is for {list(shape)} [out, in], the base has {list(expected)}"
+            wrong.setdefault(message, []).append(module)
+    for message, modules in sorted(wrong.items()):
+        yield f"{shown(sorted(modules))}: {message}"
+
+
+def _copy_reasons(adapter: Adapter, base_tensor: BaseTensor | None) -> Iterator[str]:
+    for name, digest in sorted(adapter.base_copies.items()):
+        tensor = base_tensor(name) if base_tensor is not None else None
+        if base_tensor is None:
+            yield f"it holds a copy of {name}, and the base's own is not at hand to compare"
+        elif tensor is None:
+            yield f"it holds {name}, which is neither a factor nor a tensor of the base"
+        elif value_digest(tensor) != digest:
+            yield (
+                f"it holds {name} with other values or another shape than the base's "
+                f"{list(tensor.shape)}: a trained or resized layer is not supported; train "
+                "without it, or on the base as it is"
+            )

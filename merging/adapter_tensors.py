@@ -1,0 +1,81 @@
+"""The tensors of an adapter, sorted by what they are: factors, copies of the base, or refused."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from merging.adapter_config import refusal
+from merging.digest import value_digest
+
+PREFIX = "base_model.model."
+"""What PEFT puts before every module's path in the model."""
+
+MARKS: Mapping[str, str] = {
+    "lora_magnitude_vector": "use_dora",
+    "lora_embedding_": "lora_embedding",
+    "lora_B.bias": "lora_bias",
+    "trainable_tokens_delta": "trainable_token_indices",
+    "lora_diag": "kasa_config",
+    "lora_velora": "velora_config",
+    "lora_monteclora": "monteclora_config",
+}
+"""Parts of tensor names that give away a feature, whatever the config says."""
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterTensors:
+    """`a` and `b`: factors by module path. `base_copies`: digest of values by base tensor name.
+
+    `refusals`: reasons against serving the adapter, by feature or tensor.
+    """
+
+    a: Mapping[str, torch.Tensor]
+    b: Mapping[str, torch.Tensor]
+    base_copies: Mapping[str, str]
+    refusals: Mapping[str, str]
+
+
+def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
+    """Sort the tensors of adapter_model.safetensors by what their names say they are."""
+    factors: Mapping[str, dict[str, torch.Tensor]] = {"A": {}, "B": {}}
+    base_copies: dict[str, str] = {}
+    refusals: dict[str, str] = {}
+    unexpected: list[str] = []
+    for key, tensor in sorted(tensors.items()):
+        name = key.removeprefix(PREFIX)
+        mark = next((mark for mark in MARKS if mark in name), None)
+        if mark is not None:
+            refusals[MARKS[mark]] = refusal(MARKS[mark])
+        elif match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
+            factors[match[2]][match[1]] = tensor
+        elif match := re.fullmatch(r"(.+)\.base_layer(\.weight|\.bias)", name):
+            base_copies[match[1] + match[2]] = value_digest(tensor)
+        elif "lora_" not in name and name.endswith(".weight"):
+            base_copies[name] = value_digest(tensor)
+        elif "lora_" not in name and name.endswith(".bias"):
+            refusals["bias"] = refusal("bias")
+        else:
+            unexpected.append(key)
+    if unexpected:
+        refusals["unexpected"] = f"it has tensors that are not understood: {shown(unexpected)}"
+    return AdapterTensors(factors["A"], factors["B"], base_copies, refusals)
+
+
+def value_problem(module: str, letter: str, tensor: torch.Tensor) -> str | None:
+    """Why a factor's values cannot be used, whatever its shape."""
+    if tensor.dtype not in FLOATS:
+        return f"lora_{letter} of {module} is {tensor.dtype}, not a floating-point tensor"
+    if not bool(torch.isfinite(tensor).all()):
+        return f"lora_{letter} of {module} holds NaN or infinite values"
+    return None
+
+
+def shown(names: Iterable[str], limit: int = 4) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,36 @@
+"""The errors that merging raises for users' mistakes.
+
+    MergingError
+    ├── SourceError            a source folder cannot be used
+    │   └── BaseMismatchError  a source was trained on another base
+    ├── RecipeError            a recipe is malformed: unknown method or parameter, weight not finite
+    └── PlanError              a recipe is well formed but cannot be built
+
+Each carries every reason that was found, not only the first.
+"""
+
+from collections.abc import Sequence
+
+
+class MergingError(Exception):
+    """A user's mistake; `reasons` lists all of them, one sentence each."""
+
+    def __init__(self, reasons: str | Sequence[str]) -> None:
+        self.reasons = (reasons,) if isinstance(reasons, str) else tuple(reasons)
+        super().__init__("; ".join(self.reasons))
+
+
+class SourceError(MergingError):
+    """A source folder cannot be used, for the reasons listed."""
+
+
+class BaseMismatchError(SourceError):
+    """A source records another base than the resident one."""
+
+
+class RecipeError(MergingError):
+    """A recipe is malformed."""
+
+
+class PlanError(MergingError):
+    """A recipe is well formed but cannot be built from these sources on this base."""

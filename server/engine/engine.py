@@ -1,0 +1,149 @@
+"""The engine: groups in, tokens out, one step at a time. It runs on whatever thread calls it, one at a time."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+
+from server.engine.config import EngineConfig
+from server.engine.detokenizer import Decode, Detokenizer
+from server.engine.group import Group
+from server.engine.request import Output, Request, TokenLogprobs
+from server.engine.runner import RowLogits, Runner
+from server.engine.sampler import sample, token_logprobs
+from server.engine.scheduler import RowWork, Scheduler, StepPlan
+from server.engine.stats import EngineObserver, RequestStats, StepStats
+
+logger = logging.getLogger(__name__)
+
+STEP_FAILED = "the engine failed while computing this request; the server's log says why"
+NOT_FINITE = "the model gave logits that are not finite: its weights, or this blend's, overflow or hold NaN"
+
+
+class Engine:
+    """Rows and groups over one resident model. See `step`."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        config: EngineConfig,
+        *,
+        decode: Decode,
+        eos_token_ids: frozenset[int],
+        observer: EngineObserver | None = None,
+    ) -> None:
+        self.config = config
+        self.scheduler = Scheduler(config)
+        self.observer = observer
+        self._runner = runner
+        self._decode = decode
+        self._eos_token_ids = eos_token_ids
+
+    def add(self, request: Request) -> Group:
+        """Queue a request. The caller has checked it against the config."""
+        prompt = request.members[0].prompt
+        group = Group(request, Detokenizer(self._decode, prompt, request.sampling.stop))
+        self.scheduler.add(group)
+        return group
+
+    def abort(self, group: Group) -> None:
+        """Take a group out; it frees its rows and blocks at once. Harmless if it has ended."""
+        if group.finish_reason is None and not group.aborted:
+            group.aborted = True
+            self._leave(group)
+
+    def step(self) -> list[tuple[Group, Output]]:
+        """Compute one step: one token for every row that decodes, and a chunk of the prompts that are still being read."""
+        started = time.perf_counter()
+        plan = self.scheduler.schedule()
+        try:
+            logits = self._runner.forward(plan.work)
+        except Exception:
+            logger.exception("a step of %d rows failed", len(plan.work))
+            return [self._fail(group, STEP_FAILED) for group in _groups(plan.work)]
+        self.scheduler.computed(plan)
+        for part in logits:
+            self._keep(part)
+        ready = [group for group in _groups(plan.work) if group.is_ready]
+        outputs = self._sample(ready)
+        self._observe(plan, time.perf_counter() - started)
+        return outputs
+
+    def _keep(self, part: RowLogits) -> None:
+        """Keep what a row's logits are needed for: prompt log-probabilities, and the last token's until the group is ready."""
+        row, group = part.work.row, part.work.group
+        if group.wants_prompt_logprobs and row is group.rows[0]:
+            begin = row.num_computed - len(part.logits)
+            _read_prompt(group, part.logits, begin)
+        if row.num_pending == 0:
+            row.logits = part.logits[-1]
+
+    def _sample(self, groups: list[Group]) -> list[tuple[Group, Output]]:
+        """Combine each group's rows, draw one token for each group and append it."""
+        outputs: list[tuple[Group, Output]] = []
+        sampling: list[Group] = []
+        combined: list[torch.Tensor] = []
+        for group in groups:
+            logits = group.combine()
+            if group.sampling.max_tokens == 0:
+                outputs.append((group, group.finish_without_token()))
+            elif not torch.isfinite(logits.max()):
+                self._runner.clear(group.rows)
+                outputs.append(self._fail(group, NOT_FINITE))
+            else:
+                sampling.append(group)
+                combined.append(logits)
+        if sampling:
+            tokens = sample(torch.stack(combined), sampling, self._eos_token_ids)
+            for group, token in zip(sampling, tokens, strict=True):
+                output = group.append(token, self._eos_token_ids, self.config.max_model_len)
+                outputs.append((group, output))
+        for group, output in outputs:
+            if output.finish_reason is not None and output.error is None:
+                self._leave(group)
+        return outputs
+
+    def _fail(self, group: Group, message: str) -> tuple[Group, Output]:
+        output = group.fail(message)
+        self._leave(group)
+        return group, output
+
+    def _leave(self, group: Group) -> None:
+        self.scheduler.finish(group)
+        if self.observer is not None:
+            self.observer.finished(RequestStats.of(group))
+
+    def _observe(self, plan: StepPlan, seconds: float) -> None:
+        if self.observer is not None:
+            self.observer.step(
+                StepStats(
+                    seconds=seconds,
+                    num_rows=len(plan.work),
+                    num_tokens=plan.num_tokens,
+                    num_groups_running=len(self.scheduler.running),
+                    num_groups_waiting=len(self.scheduler.waiting),
+                    kv_cache_usage=self.scheduler.blocks.usage,
+                    num_preempted=plan.num_preempted,
+                    prefix_queries=plan.prefix_queries,
+                    prefix_hits=plan.prefix_hits,
+                    active_rank=self._runner.active_rank,
+                )
+            )
+
+
+def _groups(work: Sequence[RowWork]) -> list[Group]:
+    return list(dict.fromkeys(item.group for item in work))
+
+
+def _read_prompt(group: Group, logits: torch.Tensor, begin: int) -> None:
+    """Note the log-probabilities that `logits` [tokens, vocab], of positions from `begin` on, give the next prompt tokens."""
+    if not group.prompt_logprobs:
+        group.prompt_logprobs.append(TokenLogprobs(group.rows[0].tokens[0]))
+    prompt = group.rows[0].tokens[: group.rows[0].num_prompt]
+    known = len(group.prompt_logprobs) - 1 - begin  # positions computed before a preemption
+    targets = prompt[begin + 1 : begin + 1 + len(logits)][known:]
+    if targets:
+        num_top = group.sampling.prompt_logprobs or 0
+        chosen = logits[known : known + len(targets)]
+        group.prompt_logprobs += token_logprobs(chosen, targets, [num_top] * len(targets))

@@ -1,0 +1,159 @@
+"""Rows and groups: one request while it is in the engine."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from merging.blend import Blend
+from server.engine.block_manager import Key, block_keys
+from server.engine.detokenizer import Detokenizer
+from server.engine.request import FinishReason, Output, Request, TokenLogprobs
+
+
+class Row:
+    """One sequence: its tokens, the KV blocks that it holds, and the blend that it sees."""
+
+    __slots__ = ("blend", "block_table", "keys", "logits", "num_computed", "num_prompt", "tokens")
+
+    def __init__(self, prompt: tuple[int, ...], blend: Blend) -> None:
+        self.blend = blend
+        self.tokens = list(prompt)
+        self.num_prompt = len(prompt)
+        self.num_computed = 0  # tokens whose keys and values are in the cache
+        self.block_table: list[int] = []
+        self.keys: list[Key] = []
+        self.logits: torch.Tensor | None = None  # [vocab], of the last token, until the group samples
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that have not been through the model yet."""
+        return len(self.tokens) - self.num_computed
+
+    def prefix_keys(self, block_size: int) -> list[Key]:
+        """Keys of the full blocks of all tokens known so far."""
+        block_keys(self.blend.digest, self.tokens, block_size, self.keys)
+        return self.keys
+
+
+@dataclass(slots=True)
+class Timing:
+    """Monotonic times of a group, in seconds."""
+
+    arrived: float = field(default_factory=time.monotonic)
+    scheduled: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    inter_token: list[float] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Note that the group was scheduled, the first time."""
+        self.scheduled = self.scheduled or time.monotonic()
+
+    def token(self, now: float) -> None:
+        """Note that a token was sampled at `now`."""
+        if self.last_token is None:
+            self.first_token = now
+        else:
+            self.inter_token.append(now - self.last_token)
+        self.last_token = now
+
+
+class Group:
+    """The rows of one request. They share every sampled token; admission, preemption and abortion treat them as one."""
+
+    def __init__(self, request: Request, detokenizer: Detokenizer) -> None:
+        self.request = request
+        self.sampling = request.sampling
+        self.seed = secrets.randbits(63) if self.sampling.seed is None else self.sampling.seed
+        self.rows = [Row(member.prompt, member.blend) for member in request.members]
+        self.detokenizer = detokenizer
+        self.timing = Timing()
+        self.output_tokens: list[int] = []
+        self.prompt_logprobs: list[TokenLogprobs] = []
+        self.num_cached_tokens = 0
+        self.num_preemptions = 0
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: str | int | None = None
+        self.aborted = False
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether log-probabilities of the prompt are still to be computed."""
+        wanted = self.sampling.prompt_logprobs is not None
+        return wanted and len(self.prompt_logprobs) < self.rows[0].num_prompt
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every row has computed all its tokens, so that the next one can be sampled."""
+        return all(row.num_pending == 0 for row in self.rows)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether no row has more than one token left to compute."""
+        return all(row.num_pending <= 1 for row in self.rows)
+
+    def combine(self) -> torch.Tensor:
+        """The logits that the group samples from, float32 [vocab]: its row's, or what the rule makes of its rows'."""
+        logits = [row.logits for row in self.rows if row.logits is not None]
+        assert len(logits) == len(self.rows), "the group is not ready"
+        for row in self.rows:
+            row.logits = None
+        return logits[0] if self.request.rule is None else self.request.rule(torch.stack(logits))
+
+    def append(self, token: TokenLogprobs, eos_token_ids: frozenset[int], max_len: int) -> Output:
+        """Append a sampled token to every row; decide whether the group is finished; return what to send."""
+        token_id = token.token_id
+        self.timing.token(time.monotonic())
+        self.output_tokens.append(token_id)
+        for row in self.rows:
+            row.tokens.append(token_id)
+        text = self._text_after(token_id, eos_token_ids)
+        if self.finish_reason is None and self._is_full(max_len):
+            self.finish_reason = "length"
+        if self.finish_reason is not None and not isinstance(self.stop_reason, str):
+            text += self.detokenizer.flush()  # what a stop string could have swallowed is safe now
+        return self.output(text, (token,))
+
+    def _text_after(self, token_id: int, eos_token_ids: frozenset[int]) -> str:
+        """New text; a stop token gives none and ends the group, a stop string cuts it and ends the group."""
+        may_stop = len(self.output_tokens) >= self.sampling.min_tokens
+        is_eos = token_id in eos_token_ids and not self.sampling.ignore_eos
+        is_stop = token_id in self.sampling.stop_token_ids
+        if may_stop and (is_eos or is_stop):
+            self.finish_reason, self.stop_reason = "stop", token_id if is_stop else None
+            return ""
+        text, stop = self.detokenizer.push(token_id, may_stop=may_stop)
+        if stop is not None:
+            self.finish_reason, self.stop_reason = "stop", stop
+        return text
+
+    def _is_full(self, max_len: int) -> bool:
+        longest = max(len(row.tokens) for row in self.rows)
+        return len(self.output_tokens) >= self.sampling.max_tokens or longest >= max_len
+
+    def finish_without_token(self) -> Output:
+        """End a group that asked for no tokens: its prompt has been read."""
+        self.finish_reason = "length"
+        return self.output("", ())
+
+    def fail(self, message: str) -> Output:
+        """End the group with an error."""
+        self.finish_reason = "error"
+        return self.output("", (), error=message)
+
+    def output(
+        self, text: str, tokens: tuple[TokenLogprobs, ...], error: str | None = None
+    ) -> Output:
+        """The group's news of this step."""
+        is_first = len(self.output_tokens) <= 1
+        return Output(
+            text=text,
+            tokens=tokens,
+            num_cached_tokens=self.num_cached_tokens,
+            prompt=tuple(self.prompt_logprobs) if is_first and self.prompt_logprobs else None,
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            error=error,
+        )

@@ -1,0 +1,82 @@
+"""A transformers causal LM made ready for the engine: linears replaced, attention ours, and described for merging."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from merging.base import Base, Linear
+from server.engine.attention import IMPLEMENTATION, register
+from server.engine.blended import BlendedLinear, StepRows
+
+
+@dataclass(slots=True, eq=False)
+class BlendedModel:
+    """The base model with every linear replaced by a `BlendedLinear`, in the model's own order.
+
+    `rows` and `head_rows` tell the linears which row each token belongs to; the runner sets them.
+    """
+
+    model: PreTrainedModel
+    linears: Mapping[str, BlendedLinear]
+    rows: StepRows
+    head_rows: StepRows
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the model computes in."""
+        return self.model.dtype
+
+
+def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+    """Every plain linear layer with its module path. Subclasses do something else and are left alone."""
+    for name, module in model.named_modules():
+        if type(module) in (nn.Linear, Conv1D):
+            yield name, module
+
+
+def prepare(model: PreTrainedModel) -> BlendedModel:
+    """Replace the linears of `model` in place, and switch its attention to the engine's."""
+    rows, head_rows = StepRows(), StepRows()
+    head = model.get_output_embeddings()
+    linears: dict[str, BlendedLinear] = {}
+    for name, module in list(find_linears(model)):
+        linears[name] = BlendedLinear(
+            module.weight,
+            module.bias,
+            transposed=isinstance(module, Conv1D),
+            rows=head_rows if module is head else rows,
+        )
+        model.set_submodule(name, linears[name])
+    model.requires_grad_(False).eval()
+    register()
+    model.set_attn_implementation(IMPLEMENTATION)
+    return BlendedModel(model, linears, rows, head_rows)
+
+
+def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dtype) -> Base:
+    """What merging must know of `model`, before `prepare`; its parameters may be on the meta device."""
+    text_config = model.config.get_text_config(decoder=True)
+    return Base(
+        name=name,
+        digest=digest,
+        dtype=str(dtype).removeprefix("torch."),
+        num_layers=text_config.num_hidden_layers,
+        linears={path: _shape(module) for path, module in find_linears(model)},
+        tied_embeddings=bool(text_config.tie_word_embeddings),
+    )
+
+
+def _shape(module: nn.Linear | Conv1D) -> Linear:
+    if isinstance(module, Conv1D):
+        in_features, out_features = module.weight.shape
+        return Linear(out_features, in_features, transposed=True)
+    return Linear(module.out_features, module.in_features)

@@ -1,0 +1,89 @@
+"""Finds out what a model's layers keep in the KV cache, and checks that the engine computes what transformers computes.
+
+Any architecture may arrive. One that needs something that the engine does not know (an attention bias, state beside keys and
+values) would give wrong text without an error, so a short prompt is run both ways when a model is loaded.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from merging.blend import Blend
+from server.engine.detokenizer import Detokenizer
+from server.engine.errors import UnsupportedModelError
+from server.engine.group import Group
+from server.engine.kv_cache import KVCache, LayerShape
+from server.engine.model import BlendedModel
+from server.engine.request import Member, Request, SamplingParams
+from server.engine.runner import Runner
+from server.engine.scheduler import RowWork
+
+CHUNKS = (11, 6, 1, 1, 1)
+"""How the test prompt is cut: two prefill chunks, then decoding."""
+
+NUM_TOKENS = sum(CHUNKS)
+BLOCK_SIZE = 4
+MAX_ERROR_FLOAT32 = 1e-3
+MAX_ERROR_HALF = 0.05
+
+
+def _tokens(model: PreTrainedModel) -> list[int]:
+    """Some valid token ids, the same each time."""
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    return [(7919 * i + 11) % vocab_size for i in range(NUM_TOKENS)]
+
+
+@torch.inference_mode()
+def layer_shapes(model: PreTrainedModel) -> dict[int, LayerShape]:
+    """What each layer of the unprepared `model` keeps for each token. Raises `UnsupportedModelError`."""
+    cache = DynamicCache(config=model.config)
+    token_ids = torch.tensor([_tokens(model)[:2]], device=model.device)
+    model(input_ids=token_ids, past_key_values=cache, use_cache=True)
+    shapes: dict[int, LayerShape] = {}
+    for index, layer in enumerate(cache.layers):
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.ndim != 4:
+            raise UnsupportedModelError(
+                f"layer {index} of {type(model).__name__} keeps {type(layer).__name__}, not plain keys "
+                "and values: only decoder-only models with ordinary attention can be served"
+            )
+        shapes[index] = LayerShape(keys.shape[1], keys.shape[3], values.shape[3])
+    return shapes
+
+
+@torch.inference_mode()
+def reference_logits(model: PreTrainedModel) -> torch.Tensor:
+    """Transformers' own logits of the test prompt, float32 [tokens, vocab]; before `prepare`."""
+    token_ids = torch.tensor([_tokens(model)], device=model.device)
+    return model(input_ids=token_ids, use_cache=False).logits[0].float()
+
+
+def verify(model: BlendedModel, shapes: Mapping[int, LayerShape], expected: torch.Tensor) -> None:
+    """Raise `UnsupportedModelError` unless the engine gives `expected` too, over prefill chunks and decoding."""
+    actual = _engine_logits(model, shapes)
+    error = float((actual - expected).norm() / expected.norm())
+    limit = MAX_ERROR_FLOAT32 if model.dtype == torch.float32 else MAX_ERROR_HALF
+    if not error <= limit:
+        raise UnsupportedModelError(
+            f"{type(model.model).__name__} cannot be served: the engine's logits differ from "
+            f"transformers' by {error:.2g} of their norm, and at most {limit:g} is rounding. "
+            "Its attention is probably of a kind that the engine does not know"
+        )
+
+
+def _engine_logits(model: BlendedModel, shapes: Mapping[int, LayerShape]) -> torch.Tensor:
+    """The test prompt's logits through the engine's own path, float32 [tokens, vocab]."""
+    num_blocks = -(-NUM_TOKENS // BLOCK_SIZE)
+    runner = Runner(model, KVCache(shapes, num_blocks, BLOCK_SIZE, model.dtype, model.device))
+    blend = Blend("", (), torch.zeros(0, len(model.linears)))
+    request = Request((Member(tuple(_tokens(model.model)), blend),), SamplingParams(prompt_logprobs=0))
+    group = Group(request, Detokenizer(lambda token_ids: "", (), ()))
+    row = group.rows[0]
+    row.block_table = list(range(num_blocks))
+    parts = []
+    for num_tokens in CHUNKS:
+        (part,) = runner.forward([RowWork(group, row, num_tokens)])
+        parts.append(part.logits)
+        row.num_computed += num_tokens
+    return torch.cat(parts)

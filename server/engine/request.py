@@ -1,0 +1,98 @@
+"""What goes into the engine and what comes out of it: plain, frozen values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from merging.blend import Blend
+
+Rule = Callable[[torch.Tensor], torch.Tensor]
+"""Combine the float32 logits of a group's rows, [rows, vocab] -> [vocab]."""
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to draw tokens. `temperature` 0 is greedy; `top_k` 0 means no limit; counts are in tokens.
+
+    `logprobs` and `prompt_logprobs` are the number of alternatives to report (0: the token's own only), None for none.
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    seed: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One row's share of a request: the prompt that it reads and the blend that it sees."""
+
+    prompt: tuple[int, ...]
+    blend: Blend
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One group of rows that share every sampled token.
+
+    One member is an ordinary generation; several need a `rule`. `choice` tells apart the `n` choices of one prompt: random
+    numbers are keyed by (seed, choice, token index). `label`, `path` and `mode` go to the statistics untouched.
+    """
+
+    members: tuple[Member, ...]
+    sampling: SamplingParams
+    choice: int = 0
+    rule: Rule | None = None
+    label: str = ""
+    path: str = "base"
+    mode: str = "merge"
+
+    def __post_init__(self) -> None:
+        assert len(self.members) == 1 or self.rule is not None, "several members need a rule"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """One token, its log-probability at temperature 1, and the most likely alternatives, best first.
+
+    `logprob` is None for the first token of a prompt. `top` holds (token id, log-probability) pairs.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one step brought for one request.
+
+    `text` is new text that no later token can change and no stop string can swallow, so it may lag behind `tokens`; it is cut
+    before a stop string. `tokens` are the tokens sampled since the last output (log-probabilities filled when asked for).
+    `prompt` is on the first output only, when `prompt_logprobs` was asked for. The last output has a `finish_reason`;
+    with `error` that also has a message in `error`.
+    """
+
+    text: str
+    tokens: tuple[TokenLogprobs, ...]
+    num_cached_tokens: int = 0
+    prompt: tuple[TokenLogprobs, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    error: str | None = None

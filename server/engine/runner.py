@@ -1,0 +1,92 @@
+"""Runs the model on a step's rows: the only class that calls it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from server.engine.batch import Batch, pack
+from server.engine.group import Row
+from server.engine.kv_cache import KVCache
+from server.engine.model import BlendedModel
+from server.engine.scheduler import RowWork
+from server.engine.slab import Slab
+
+
+@dataclass(slots=True)
+class RowLogits:
+    """Float32 logits of one row's work: the last `len(logits)` of its tokens, [tokens, vocab]."""
+
+    work: RowWork
+    logits: torch.Tensor
+
+
+class Runner:
+    """Packs rows, activates their blends, and makes one forward."""
+
+    def __init__(self, model: BlendedModel, cache: KVCache) -> None:
+        self.cache = cache
+        self._model = model
+        shapes = {name: (m.out_features, m.in_features) for name, m in model.linears.items()}
+        self._linears = list(model.linears.values())
+        self._slab = Slab(shapes, model.dtype, model.device)
+
+    @property
+    def active_rank(self) -> int:
+        """Summed rank that the slab holds, for which every row of a blended step pays."""
+        return self._slab.rank
+
+    @torch.inference_mode()
+    def forward(self, work: Sequence[RowWork]) -> list[RowLogits]:
+        """Compute every row's planned tokens.
+
+        Logits are returned for rows whose last token was computed, and for every computed prompt token of groups that want
+        prompt log-probabilities.
+        """
+        batch = pack(work, self.cache, self._model.device)
+        wanted = [_num_logits(item) for item in batch.work]
+        self._activate(batch, wanted)
+        indices = [
+            position
+            for item, start, count in zip(batch.work, batch.starts, wanted, strict=True)
+            for position in range(start + item.num_tokens - count, start + item.num_tokens)
+        ]
+        logits = self._model.model(
+            input_ids=batch.token_ids[None],
+            position_ids=batch.positions[None],
+            use_cache=False,
+            logits_to_keep=torch.tensor(indices, dtype=torch.long, device=self._model.device),
+            mergeserve_batch=batch,
+        ).logits[0]
+        parts = logits.float().split(wanted)
+        return [
+            RowLogits(item, part)
+            for item, part, count in zip(batch.work, parts, wanted, strict=True)
+            if count
+        ]
+
+    def clear(self, rows: Sequence[Row]) -> None:
+        """Wipe what rows that failed have written."""
+        for row in rows:
+            self.cache.clear(row.block_table)
+
+    def _activate(self, batch: Batch, wanted: list[int]) -> None:
+        """Tell the linears which stacks the step needs and which row each of their tokens belongs to."""
+        stacks = self._slab.activate([item.row.blend for item in batch.work])
+        for index, linear in enumerate(self._linears):
+            linear.active = stacks.get(index)
+        num_tokens = [item.num_tokens for item in batch.work]
+        self._model.rows.row_of_token = self._row_of_token(num_tokens)
+        self._model.head_rows.row_of_token = self._row_of_token(wanted)
+
+    def _row_of_token(self, counts: list[int]) -> torch.Tensor | None:
+        if all(count == 1 for count in counts):
+            return None
+        rows = torch.arange(len(counts))
+        return rows.repeat_interleave(torch.tensor(counts)).to(self._model.device)
+
+
+def _num_logits(item: RowWork) -> int:
+    if item.group.wants_prompt_logprobs and item.row is item.group.rows[0]:
+        return item.num_tokens
+    return int(item.completes)

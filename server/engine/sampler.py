@@ -1,0 +1,149 @@
+"""Draws tokens from logits, and reports log-probabilities at temperature 1.
+
+Random numbers are keyed by (seed, choice, token index) with a counter-based generator (Philox; Salmon et al., SC'11), so a
+request draws the same numbers whatever else is in the batch, and again after a preemption. A token is drawn by inverting the
+cumulative distribution in the order of the vocabulary, which small differences in logits move only at its steps.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from server.engine.group import Group
+from server.engine.request import SamplingParams, TokenLogprobs
+
+NUM_CANDIDATES = 256
+"""Tokens that top-p looks at first; if they hold too little probability, all are sorted."""
+
+
+def sample(logits: torch.Tensor, groups: Sequence[Group], eos: frozenset[int]) -> list[TokenLogprobs]:
+    """Draw one token for each group. `logits`: float32 [groups, vocab], combined and unmodified."""
+    scores = logits
+    if any(_changes_scores(group, eos) for group in groups):
+        scores = logits.clone()
+        for row, group in zip(scores, groups, strict=True):
+            _apply_penalties(row, group, eos)
+    tokens = scores.argmax(dim=-1)
+    drawn = [i for i, group in enumerate(groups) if group.sampling.temperature > 0]
+    if drawn:
+        params = [groups[i].sampling for i in drawn]
+        uniforms = [_uniform(groups[i]) for i in drawn]
+        tokens[drawn] = _draw(scores[drawn], params, uniforms)
+    return _report(logits, tokens.tolist(), groups)
+
+
+def _changes_scores(group: Group, eos: frozenset[int]) -> bool:
+    sampling = group.sampling
+    penalised = sampling.presence_penalty or sampling.frequency_penalty
+    too_early = len(group.output_tokens) < sampling.min_tokens
+    return bool(
+        penalised or sampling.repetition_penalty != 1 or sampling.logit_bias or too_early
+    )
+
+
+def _apply_penalties(scores: torch.Tensor, group: Group, eos: frozenset[int]) -> None:
+    """Repetition (over prompt and output), then presence and frequency (over output), then bias; in place, [vocab]."""
+    sampling = group.sampling
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted(set(group.rows[0].tokens)), device=scores.device)
+        found = scores[seen]
+        factor = sampling.repetition_penalty
+        scores[seen] = torch.where(found > 0, found / factor, found * factor)
+    if group.output_tokens and (sampling.presence_penalty or sampling.frequency_penalty):
+        output = torch.tensor(group.output_tokens, device=scores.device)
+        seen, counts = output.unique(return_counts=True)
+        scores[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+    for token_id, bias in sampling.logit_bias.items():
+        scores[token_id] += bias
+    if len(group.output_tokens) < sampling.min_tokens:
+        ends = set(sampling.stop_token_ids) if sampling.ignore_eos else {*eos, *sampling.stop_token_ids}
+        scores[sorted(ends)] = float("-inf")
+
+
+def _uniform(group: Group) -> float:
+    """One number in [0, 1) for the group's next token."""
+    counter = [len(group.output_tokens), group.request.choice, 0, 0]
+    generator = np.random.Generator(np.random.Philox(key=group.seed, counter=counter))
+    return float(generator.random())
+
+
+def _draw(
+    scores: torch.Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+) -> torch.Tensor:
+    """Truncate by top-k, top-p and min-p, in this order, and draw. `scores`: [rows, vocab] -> token ids [rows]."""
+    temperature = _column(scores, [p.temperature for p in params])
+    scaled = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
+    for row, param in enumerate(params):
+        if 0 < param.top_k < scaled.shape[-1]:
+            _keep_top_k(scaled[row], param.top_k)
+    probabilities = scaled.softmax(dim=-1)
+    for row, param in enumerate(params):
+        if param.top_p < 1:
+            _keep_top_p(probabilities[row], param.top_p)
+    min_p = _column(scores, [p.min_p for p in params])
+    probabilities[probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)] = 0
+    cumulative = probabilities.double().cumsum(dim=-1)
+    targets = _column(cumulative, uniforms) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(1)
+
+
+def _column(like: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+
+
+def _keep_top_k(scores: torch.Tensor, top_k: int) -> None:
+    """Hide all but the `top_k` best, in place, [vocab]."""
+    best, indices = scores.topk(top_k)
+    scores.fill_(float("-inf"))
+    scores[indices] = best
+
+
+def _keep_top_p(probabilities: torch.Tensor, top_p: float) -> None:
+    """Zero all but the smallest set of best tokens that holds `top_p` of the probability, in place, [vocab]."""
+    count = min(NUM_CANDIDATES, len(probabilities))
+    best, indices = probabilities.topk(count)
+    if best.sum() < top_p:
+        best, indices = probabilities.sort(descending=True)
+    kept = best.cumsum(dim=-1) - best < top_p  # the token that reaches top_p stays
+    kept[0] = True
+    probabilities.zero_()
+    probabilities[indices[kept]] = best[kept]
+
+
+def _report(
+    logits: torch.Tensor, tokens: list[int], groups: Sequence[Group]
+) -> list[TokenLogprobs]:
+    reports = [TokenLogprobs(token) for token in tokens]
+    wanted = [i for i, group in enumerate(groups) if group.sampling.logprobs is not None]
+    if wanted:
+        counts = [groups[i].sampling.logprobs or 0 for i in wanted]
+        chosen = [tokens[i] for i in wanted]
+        for i, report in zip(wanted, token_logprobs(logits[wanted], chosen, counts), strict=True):
+            reports[i] = report
+    return reports
+
+
+def token_logprobs(
+    logits: torch.Tensor, token_ids: Sequence[int], num_top: Sequence[int]
+) -> list[TokenLogprobs]:
+    """Log-probabilities of given tokens and of the best ones. `logits`: float32 [tokens, vocab]."""
+    logprobs = logits.log_softmax(dim=-1)
+    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0].tolist()
+    most = min(max(num_top), logits.shape[-1])
+    values, indices = (part.tolist() for part in logprobs.topk(most, dim=-1))
+    return [
+        TokenLogprobs(token_id, logprob, _top(token_id, logprob, ids[:count], best[:count]))
+        for token_id, logprob, count, ids, best in zip(
+            token_ids, chosen, num_top, indices, values, strict=True
+        )
+    ]
+
+
+def _top(
+    token_id: int, logprob: float, ids: list[int], logprobs: list[float]
+) -> tuple[tuple[int, float], ...]:
+    """The best tokens; among equals the chosen one comes first, so a greedy token is always the first."""
+    if ids and logprob == logprobs[0] and ids[0] != token_id:
+        ids = [token_id, *[other for other in ids if other != token_id]][: len(ids)]
+    return tuple(zip(ids, logprobs, strict=True))

@@ -1,0 +1,74 @@
+"""Opening the database: durable SQLite connections, explicit transactions, schema up to date."""
+
+from pathlib import Path
+
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.interfaces import DBAPIConnection
+
+from server.errors import UnavailableError
+from server.presets.migrations import migrate
+
+BUSY_TIMEOUT = 10_000  # milliseconds that a statement waits for another process's lock
+
+PRAGMAS = (
+    f"busy_timeout={BUSY_TIMEOUT}",
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+)
+
+
+class StoreError(UnavailableError):
+    """The database cannot be read or written."""
+
+    code = "store_failed"
+
+
+def open_database(url: str) -> Engine:
+    """Connect to `url` and migrate its schema; StoreError if it cannot be used."""
+    try:
+        engine = _create_engine(url)
+        with engine.execution_options(immediate=True).begin() as connection:
+            migrate(connection)
+    except CommandError as error:
+        raise StoreError(
+            f"the database {url} was made by another version of mergeserve ({error}): "
+            "use that version, or another --database-url"
+        ) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreError(f"the database {url} cannot be opened: {error}") from error
+    return engine
+
+
+def _create_engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreError(f"{url!r} is not a database URL such as sqlite:///PATH") from error
+    if parsed.get_backend_name() != "sqlite":
+        raise StoreError(f"{url!r} is not supported: give sqlite:///PATH as --database-url")
+    if parsed.database in (None, "", ":memory:"):
+        engine = create_engine(parsed, poolclass=StaticPool)
+    else:
+        assert parsed.database is not None
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed)
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _configure(connection: DBAPIConnection, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
+    cursor = connection.cursor()
+    for pragma in PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    # A writer takes its lock at once: upgrading a reader's lock later can fail without waiting.
+    immediate = connection.get_execution_options().get("immediate", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

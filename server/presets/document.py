@@ -1,0 +1,168 @@
+"""The preset document: the fields of a preset that its user owns."""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from merging.digest import canonical_json
+from merging.recipe import Recipe
+from server.errors import InvalidRequestError
+from server.presets.names import NAME_PATTERN
+from server.presets.policy import OverrideLevel
+from server.presets.sampling_defaults import SamplingDefaults
+
+SERVER_FIELDS = frozenset(
+    {"revision", "digest", "state", "path", "author", "message", "created_at", "updated_at"}
+)
+"""What the server adds to a document. A body may carry it back, and it is dropped."""
+
+RECIPE_FIELDS = {"method", "base_model", "sources", "parameters", "slices", "dtype", "seed"}
+
+Rule = Literal["task_arithmetic", "log_pool", "linear_pool"]
+
+
+class EnsembleSettings(BaseModel):
+    """How the ensemble twin combines its members."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    rule: Rule = "task_arithmetic"
+
+
+class PresetDocument(BaseModel):
+    """A named recipe with a mode and sampling defaults.
+
+    What stands in `sources` and `parameters` is the recipe's to check: see `recipe`.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+    description: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    mode: Literal["merge", "ensemble"] = "merge"
+    method: str = "task_arithmetic"
+    base_model: str = "base"
+    sources: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    slices: JsonValue = None
+    dtype: str | None = None
+    seed: int = 0
+    ensemble: EnsembleSettings = EnsembleSettings()
+    overrides: OverrideLevel | None = None
+    defaults: SamplingDefaults = SamplingDefaults()
+    pinned: bool = False
+
+    def recipe(self) -> Recipe:
+        """What decides the weights. Raises RecipeError with every reason."""
+        return Recipe.model_validate(self.model_dump(include=RECIPE_FIELDS))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Plain JSON values; sampling defaults that are not set are left out."""
+        document: dict[str, JsonValue] = self.model_dump(mode="json")
+        document["defaults"] = self.defaults.model_dump(mode="json", exclude_none=True)
+        return document
+
+    def content(self) -> str:
+        """The same text for documents that mean the same: 1 and 1.0 are one number."""
+        return canonical_json(_plain_numbers(self.to_json()))
+
+
+def parse_document(data: object, *, name: str | None = None) -> PresetDocument:
+    """Read a document that a user sent; fields that the server owns are dropped.
+
+    With `name` (from the URL) the body may leave its name out, or repeat it.
+    """
+    if not isinstance(data, dict):
+        raise InvalidRequestError(
+            'a preset is a JSON object such as {"name": "tutor", "sources": {"math": {"weight": '
+            f"0.5}}}}}}, got {type(data).__name__}"
+        )
+    fields = {key: value for key, value in data.items() if key not in SERVER_FIELDS}
+    if name is not None and fields.setdefault("name", name) != name:
+        raise InvalidRequestError(
+            f"the document's name is {fields['name']!r}, the URL's {name!r}: a preset cannot be "
+            "renamed; leave the name out, or create another preset",
+            param="name",
+        )
+    mistakes = list(_bad_values(fields))
+    if mistakes:
+        raise _invalid(mistakes)
+    try:
+        return PresetDocument.model_validate(fields)
+    except ValidationError as error:
+        raise _invalid(list(_mistakes(error))) from error
+
+
+def _invalid(mistakes: list[tuple[str, str]]) -> InvalidRequestError:
+    """One error of (field, what is wrong) pairs."""
+    message = "; ".join(f"{field}: {what}" for field, what in mistakes)
+    return InvalidRequestError(message, param=mistakes[0][0])
+
+
+def _mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
+    for detail in error.errors(include_url=False):
+        *parents, last = detail["loc"]
+        what = detail["msg"]
+        if detail["type"] == "extra_forbidden":
+            what = f"unknown field; known are {', '.join(_known_fields(parents))}"
+        elif detail["type"] == "missing":
+            what = "is missing"
+        elif not isinstance(detail["input"], dict | list):
+            what += f", got {_excerpt(detail['input'])}"
+        yield ".".join(str(part) for part in (*parents, last)), what
+
+
+def _known_fields(parents: list[str | int]) -> list[str]:
+    models: dict[tuple[str | int, ...], type[BaseModel]] = {
+        (): PresetDocument,
+        ("defaults",): SamplingDefaults,
+        ("ensemble",): EnsembleSettings,
+    }
+    return list(models[tuple(parents)].model_fields)
+
+
+def _excerpt(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
+def _bad_values(data: dict[str, object]) -> Iterator[tuple[str, str]]:
+    """Values that JSON parsers let through and that no field may hold, at any depth."""
+    pending: list[tuple[str, object]] = list(data.items())
+    while pending:
+        field, value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend((f"{field}.{key}", item) for key, item in value.items())
+        elif isinstance(value, list):
+            pending.extend((f"{field}[{index}]", item) for index, item in enumerate(value))
+        if isinstance(value, int | float) and not _is_finite(value):
+            yield field, f"must be finite, got {_excerpt(value)}"
+        texts = (value,) if isinstance(value, str) else value if isinstance(value, dict) else ()
+        if any(isinstance(text, str) and not _is_unicode(text) for text in texts):
+            yield field.encode(errors="replace").decode(), "is not valid Unicode"
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the floats
+        return False
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+def _plain_numbers(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return {key: _plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,80 @@
+"""What an edit means before it is stored: its condition, its document, its next revision."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+
+from pydantic import JsonValue
+
+from server.errors import InvalidRequestError, PreconditionFailedError
+from server.presets.document import SERVER_FIELDS, PresetDocument, parse_document
+from server.presets.merge_patch import merge_patch
+from server.presets.record import Edit, PresetRecord
+
+
+def check_conditions(edit: Edit, name: str, revision: int | None) -> None:
+    """Hold the edit's `If-Match` and `If-None-Match` against the current revision, if any."""
+    is_at = f"preset {name!r} " + (f"is at {revision}" if revision else "does not exist")
+    if edit.if_none_match_any and revision is not None:
+        raise PreconditionFailedError(
+            f"{is_at} and If-None-Match: * creates only; leave it out to replace the preset"
+        )
+    if edit.if_match_any and revision is None:
+        raise PreconditionFailedError(f"{is_at} and If-Match: * edits only what exists")
+    if edit.if_match is not None and revision not in edit.if_match:
+        expected = ", ".join(str(number) for number in edit.if_match) or "another revision"
+        raise PreconditionFailedError(
+            f"{is_at} and If-Match asks for {expected}: GET it, apply the edit to what it is now, "
+            "and send that revision"
+        )
+
+
+def patched(record: PresetRecord, patch: object) -> PresetDocument:
+    """The record's document with an RFC 7396 merge patch applied to the user's fields."""
+    if not isinstance(patch, dict):
+        raise InvalidRequestError(
+            'a merge patch is a JSON object such as {"sources": {"math": {"weight": 0.8}}}, '
+            f"got {type(patch).__name__}"
+        )
+    current = record.server_fields()
+    for field in SERVER_FIELDS & patch.keys():
+        if patch[field] != current[field]:
+            raise InvalidRequestError(
+                f"{field} belongs to the server and is {current[field]!r}: leave it out; If-Match "
+                "compares revisions, and rollback returns to one",
+                param=field,
+            )
+    edits: dict[str, JsonValue] = {k: v for k, v in patch.items() if k not in SERVER_FIELDS}
+    if edits.get("name", record.name) != record.name:
+        raise InvalidRequestError(
+            f"name: a preset cannot be renamed from {record.name!r} to {edits['name']!r}; leave "
+            "it out, or create another preset",
+            param="name",
+        )
+    return parse_document(merge_patch(record.document.to_json(), edits), name=record.name)
+
+
+def clean(text: str) -> str:
+    """Text that the database can hold: halves of surrogate pairs replaced."""
+    return text.encode(errors="replace").decode()
+
+
+class Phases:
+    """Seconds that each phase of an edit took."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of a block to a phase."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + perf_counter() - start
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds by phase."""
+        return dict(self._seconds)

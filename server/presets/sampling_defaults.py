@@ -1,0 +1,38 @@
+"""A preset's sampling defaults: used where a request leaves a parameter out."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str) else _as_tuple(value)
+
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class SamplingDefaults(BaseModel):
+    """Every field is optional; None leaves the choice to OpenAI's default."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(None, ge=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    min_tokens: int | None = Field(None, ge=0)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0)
+    stop: Annotated[tuple[NonEmpty, ...], BeforeValidator(_one_or_many)] | None = Field(
+        None, max_length=16
+    )
+    stop_token_ids: Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple)] | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)

@@ -1,0 +1,119 @@
+"""The writes of one transaction. Each refuses to build on rows that another process has changed."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from server.errors import ConflictError
+from server.presets import tables
+from server.presets.record import StoredRevision
+
+
+class StoreWriter:
+    """Writes on a connection that is in a transaction; whoever opened it commits."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def create_preset(self, stored: StoredRevision, *, after: int) -> None:
+        """Add the first revision of a preset. `after` is the newest number that the name used."""
+        record, table = stored.record, tables.presets
+        values = {
+            "first": record.revision,
+            "head": record.revision,
+            "deleted": False,
+            "updated_at": record.updated_at,
+        }
+        if after == 0:
+            self._connection.execute(insert(table).values(name=record.name, **values))
+        else:
+            self._move(record.name, after, deleted=True, values=values)
+        self._insert(stored)
+
+    def add_revision(self, stored: StoredRevision, *, kept: int) -> None:
+        """Add the next revision of a preset, and forget those before the newest `kept`."""
+        record, table = stored.record, tables.revisions
+        values = {"head": record.revision, "updated_at": record.updated_at}
+        self._move(record.name, record.revision - 1, deleted=False, values=values)
+        self._insert(stored)
+        self._connection.execute(
+            delete(table).where(
+                table.c.preset == record.name, table.c.revision <= record.revision - kept
+            )
+        )
+
+    def delete_preset(self, name: str, *, head: int, at: datetime) -> None:
+        """Forget a preset's revisions. Its row stays, so that no number is used again."""
+        self._move(name, head, deleted=False, values={"deleted": True, "updated_at": at})
+        self._connection.execute(
+            delete(tables.revisions).where(tables.revisions.c.preset == name)
+        )
+
+    def update_revision(self, name: str, revision: int, **values: str) -> None:
+        """Change what the server says of a revision: its state, digest or path."""
+        table = tables.revisions
+        self._connection.execute(
+            update(table)
+            .where(table.c.preset == name, table.c.revision == revision)
+            .values(**values)
+        )
+
+    def put_source(self, name: str, path: Path, digest: str, *, at: datetime) -> None:
+        """Register a source or give its name new content."""
+        values = {"path": str(path), "digest": digest, "updated_at": at}
+        self._upsert(tables.sources, {"name": name}, values, {"created_at": at})
+        self._upsert(tables.contents, {"digest": digest}, {"path": str(path)})
+
+    def delete_source(self, name: str) -> None:
+        """Forget a source's name. Where its content was read stays known for old revisions."""
+        self._connection.execute(delete(tables.sources).where(tables.sources.c.name == name))
+
+    def set_base_digest(self, digest: str) -> None:
+        """Remember the base that the presets are planned on."""
+        self._upsert(tables.settings, {"key": "base_digest"}, {"value": digest})
+
+    def _move(self, name: str, head: int, *, deleted: bool, values: Mapping[str, object]) -> None:
+        """Compare and swap a preset's row: it must still have this head."""
+        table = tables.presets
+        moved = self._connection.execute(
+            update(table)
+            .where(table.c.name == name, table.c.head == head, table.c.deleted.is_(deleted))
+            .values(**values)
+        )
+        if moved.rowcount != 1:
+            raise ConflictError(
+                f"the stored preset {name!r} is no longer at revision {head}: another process "
+                "writes to this database; run one server on each"
+            )
+
+    def _insert(self, stored: StoredRevision) -> None:
+        record = stored.record
+        self._connection.execute(
+            insert(tables.revisions).values(
+                preset=record.name,
+                revision=record.revision,
+                document=record.document.model_dump_json(),
+                sources=dict(stored.sources),
+                digest=record.digest,
+                path=record.path,
+                state=record.state,
+                author=record.author,
+                message=record.message,
+                created_at=record.created_at,
+            )
+        )
+
+    def _upsert(
+        self,
+        table: tables.Table,
+        key: Mapping[str, object],
+        values: Mapping[str, object],
+        first: Mapping[str, object] | None = None,
+    ) -> None:
+        statement = upsert(table).values(**key, **values, **(first or {}))
+        self._connection.execute(
+            statement.on_conflict_do_update(index_elements=list(key), set_=dict(values))
+        )

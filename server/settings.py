@@ -1,0 +1,319 @@
+"""The settings of `mergeserve serve`: from the command line, the environment and a YAML file.
+
+The command line wins over `MERGESERVE_*`, which wins over the file of `--config`. Every option is
+one field here; the command line is generated from these fields.
+"""
+
+import difflib
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from platformdirs import user_data_path
+from pydantic import (
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    FilePath,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from server.api.keys import ApiKey, parse_key, read_key_file
+from server.presets.names import BASE, NAME_PATTERN
+from server.presets.policy import InlineRecipes, OverrideLevel, Policy
+
+ENV_PREFIX = "MERGESERVE_"
+OTHER_VARIABLES = frozenset({"MERGESERVE_URL"})
+"""Variables with our prefix that are read elsewhere, by `mergeserve presets`."""
+
+SECRET_FIELDS = frozenset({"api_key", "admin_key"})
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; one sentence a reason."""
+
+    def __init__(self, *reasons: str) -> None:
+        self.reasons = reasons
+        super().__init__("; ".join(reasons))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A source to register at start-up: a folder, or a hub id where no such folder exists."""
+
+    name: str
+    location: str
+
+
+def parse_source(text: str) -> SourceSpec:
+    """Read `NAME=DIR_OR_HUB_ID`."""
+    name, equals, location = text.partition("=")
+    if not equals or not location:
+        raise ValueError(f"{text!r} is not NAME=DIR_OR_HUB_ID")
+    if re.fullmatch(NAME_PATTERN, name) is None or name == BASE:
+        raise ValueError(
+            f"{name!r} is not a source name: use 1 to 64 letters, digits, dots, underscores and "
+            f"hyphens, the first one a letter or a digit, and not {BASE!r}"
+        )
+    return SourceSpec(name, location)
+
+
+def _items(value: object) -> object:
+    """What the command line, the environment (commas) and YAML (list or map) give, as one list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, Mapping):
+        return [f"{name}={location}" for name, location in value.items()]
+    return value
+
+
+def _each(parse: Callable[[str], object]) -> BeforeValidator:
+    """Split a value into items and parse those that are text."""
+
+    def convert(value: object) -> object:
+        items = _items(value)
+        if not isinstance(items, list | tuple):
+            return items
+        return tuple(parse(item) if isinstance(item, str) else item for item in items)
+
+    return BeforeValidator(convert)
+
+
+def _yes_or_no(value: object) -> object:
+    """YAML reads `yes` as true."""
+    return ("no", "yes")[value] if isinstance(value, bool) else value
+
+
+Keys = Annotated[tuple[ApiKey, ...], NoDecode, _each(parse_key)]
+Sources = Annotated[tuple[SourceSpec, ...], NoDecode, _each(parse_source)]
+Folders = Annotated[tuple[DirectoryPath, ...], NoDecode, _each(Path)]
+YesNo = Annotated[Literal["yes", "no"], BeforeValidator(_yes_or_no)]
+
+
+class Settings(BaseSettings):
+    """Every option of `mergeserve serve`. None: worked out when the server starts."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    model: str | None = Field(None, min_length=1, description="folder or hub id of the base model")
+    config: Path | None = Field(None, description="YAML file with any of these options")
+    source: Sources = Field(
+        (), description="NAME=DIR_OR_HUB_ID of an adapter to register; may be given several times"
+    )
+    source_dir: Folders = Field(
+        (), description="folder from which sources may be registered over HTTP; several times"
+    )
+    presets: FilePath | None = Field(
+        None, description="YAML list of preset documents, created if absent"
+    )
+    demo: bool = Field(False, description="serve the demo model with its adapters and presets")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto is bfloat16 where the device computes in it, else float32"
+    )
+    database_url: str | None = Field(
+        None,
+        pattern=r"^sqlite:///.+",
+        description="where presets are kept, sqlite:///PATH; default: the user's data folder",
+    )
+    api_key: Keys = Field(
+        (), description="KEY or NAME:KEY that may read and generate; several times"
+    )
+    admin_key: Keys = Field(
+        (), description="KEY or NAME:KEY that may also change presets and sources; several times"
+    )
+    api_key_file: FilePath | None = Field(None, description="file with one API key a line")
+    admin_key_file: FilePath | None = Field(None, description="file with one admin key a line")
+    served_model_name: str | None = Field(
+        None,
+        min_length=1,
+        description="the base's id in the API; default: its hub id or folder's name",
+    )
+    chat_template: FilePath | None = Field(
+        None, description="Jinja file used instead of the model's own chat template"
+    )
+    num_threads: int | None = Field(None, ge=1, description="processor threads; default: torch's")
+    max_rows: int = Field(64, ge=1, le=4096, description="sequences that run at the same time")
+    max_model_len: int | None = Field(
+        None,
+        ge=1,
+        description="longest prompt and answer together, in tokens; default: the model's",
+    )
+    max_queued: int = Field(256, ge=1, description="requests that may wait for a row")
+    variant_memory: float | None = Field(
+        None, gt=0, description="GiB for merged weights beside the base; default: none needed yet"
+    )
+    kv_memory: float | None = Field(
+        None, gt=0, description="GiB for the KV cache; default: a quarter of what is free"
+    )
+    overrides: OverrideLevel | None = Field(
+        None, description="what a request may change of a preset: none, mode or weights"
+    )
+    inline_recipes: InlineRecipes | None = Field(
+        None, description="recipes inside requests: off, blend or variant"
+    )
+    serve_sources: YesNo | None = Field(
+        None, description="whether an adapter can be called by its own name"
+    )
+    metrics_open: bool = Field(False, description="serve /metrics without a key")
+    request_timeout: float | None = Field(
+        None, gt=0, description="seconds after which a request is given up; default: never"
+    )
+    shutdown_timeout: float = Field(
+        30.0, ge=0, description="seconds that running requests get to finish after SIGTERM"
+    )
+    revisions_kept: int = Field(1000, ge=1, description="revisions of a preset that can be called")
+    log_format: Literal["text", "json"] = Field("text", description="log lines as text or JSON")
+    insecure_bind: bool = Field(
+        False, description="listen beyond loopback without both kinds of key"
+    )
+    allow_base_mismatch: bool = Field(
+        False, description="accept adapters that record another base's digest"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The command line, then the environment, then the file."""
+        path = init_settings().get("config") or os.environ.get(f"{ENV_PREFIX}CONFIG")
+        content = _read_config(Path(path)) if path else {}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, content)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_keys_of_files(cls, data: dict[str, object]) -> dict[str, object]:
+        for name in SECRET_FIELDS:
+            if path := data.get(f"{name}_file"):
+                given = _items(data.get(name) or ())
+                assert isinstance(given, list | tuple)
+                data[name] = [*given, *read_key_file(Path(str(path)))]
+        return data
+
+    @model_validator(mode="after")
+    def _check_bind(self) -> Self:
+        if not (self.is_loopback or self.insecure_bind or (self.api_key and self.admin_key)):
+            missing = [
+                option
+                for option, keys in (("--api-key", self.api_key), ("--admin-key", self.admin_key))
+                if not keys
+            ]
+            raise ValueError(
+                f"--host {self.host} is reachable from other machines, so both kinds of key are "
+                f"needed: set {' and '.join(missing)}, or give --insecure-bind to go without"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_model(self) -> Self:
+        if self.demo and self.model:
+            raise ValueError(f"--demo brings its own model: leave out {self.model!r}, or --demo")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def policy(self) -> Policy:
+        """What callers may do.
+
+        By default everything but inline variants on a loopback server without keys, else nothing.
+        """
+        trusted = self.is_loopback and not (self.api_key or self.admin_key)
+        return Policy(
+            overrides=self.overrides or ("weights" if trusted else "none"),
+            inline_recipes=self.inline_recipes or ("blend" if trusted else "off"),
+            serve_sources=self.serve_sources == "yes" if self.serve_sources else trusted,
+        )
+
+    def database_for(self, model_id: str) -> str:
+        """The database's URL; by default one file for each base in the user's data folder."""
+        if self.database_url:
+            return self.database_url
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "--", model_id).strip(".-") or BASE
+        return f"sqlite:///{user_data_path('mergeserve') / f'{stem}.db'}"
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"--config {path}: {error}") from error
+    if content is not None and not isinstance(content, dict):
+        raise SettingsError(f"--config {path}: expected a map of options, like `port: 8000`")
+    return {str(key).replace("-", "_"): value for key, value in (content or {}).items()}
+
+
+def load_settings(given: Mapping[str, object]) -> Settings:
+    """The settings of this process, with `given` from the command line.
+
+    Raises SettingsError with every reason.
+    """
+    _refuse_unknown_variables()
+    try:
+        return Settings(**dict(given))  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError(*_reasons(error)) from None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    unknown = [name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known]
+    if unknown:
+        raise SettingsError(*(_unknown(name, known) for name in sorted(unknown)))
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"unknown setting {name}" + (f": did you mean {close[0]}?" if close else "")
+
+
+def _reasons(error: ValidationError) -> list[str]:
+    reasons = []
+    for detail in error.errors(include_url=False):
+        name = str(detail["loc"][0]) if detail["loc"] else ""
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            reasons.append(_unknown(name, set(Settings.model_fields)))
+        elif not name:
+            reasons.append(message)
+        elif name in SECRET_FIELDS:
+            reasons.append(f"--{name.replace('_', '-')}: {message}")
+        else:
+            reasons.append(f"--{name.replace('_', '-')}: {message} (got {detail['input']!r})")
+    return reasons
