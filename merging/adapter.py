@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from merging.adapter_config import AdapterConfig, read_config
-from merging.adapter_tensors import AdapterTensors, shown, sort_tensors, value_problem
+from merging.adapter_tensors import AdapterTensors, sort_tensors, value_problem
 from merging.base import Base, split_layer
 from merging.checkpoint import no_weights, read_tensors
 from merging.digest import content_digest, json_digest, value_digest
 from merging.errors import BaseMismatchError, SourceError
+from merging.wording import shown
 
 WEIGHTS = "adapter_model.safetensors"
 BASE_DIGEST_KEYS = ("base_digest", "base_model_digest")

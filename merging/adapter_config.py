@@ -112,11 +112,13 @@ class AdapterConfig:
     def rank_of(self, module: str) -> int:
         return self.rank_pattern.get(_pattern_key(self.rank_pattern, module), self.rank)
 
+    def alpha_of(self, module: str) -> float:
+        return self.alpha_pattern.get(_pattern_key(self.alpha_pattern, module), self.alpha)
+
     def scale_of(self, module: str) -> float:
         """alpha / r, or alpha / sqrt(r) with rslora (https://arxiv.org/abs/2312.03732)."""
-        alpha = self.alpha_pattern.get(_pattern_key(self.alpha_pattern, module), self.alpha)
         rank = self.rank_of(module)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 def _pattern_key(patterns: Mapping[str, object], module: str) -> str:

@@ -1,13 +1,14 @@
 """The tensors of an adapter, sorted by what they are: factors, copies of the base, or refused."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from merging.adapter_config import refusal
 from merging.digest import value_digest
+from merging.wording import shown
 
 PREFIX = "base_model.model."
 """What PEFT puts before every module's path in the model."""
@@ -72,10 +73,3 @@ def value_problem(module: str, letter: str, tensor: torch.Tensor) -> str | None:
     if not bool(torch.isfinite(tensor).all()):
         return f"lora_{letter} of {module} holds NaN or infinite values"
     return None
-
-
-def shown(names: Iterable[str], limit: int = 4) -> str:
-    """Names for a message: the first few, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -24,6 +24,11 @@ class Example:
     answer: str
 
 
+Scorer = Callable[[str, str, str], float]
+Source = Callable[[bool, random.Random], Iterator[Example]]
+"""Examples of the held-out side or of the other one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skill:
     """A skill's examples and how an output is scored, `score(prompt, reference, output)` in [0, 1].
@@ -35,7 +40,9 @@ class Skill:
     summary: str
     train: tuple[Example, ...]
     held_out: tuple[Example, ...]
-    score: Callable[[str, str, str], float]
+    score: Scorer
+    max_tokens: int  # enough for every reference answer
+    held_out_by: str = "prompt"  # what the two splits have none of in common
 
 
 # ---------------------------------------------------------------------------------- text to SQL
@@ -375,31 +382,31 @@ def _take(examples: Iterator[Example], count: int, rng: random.Random) -> tuple[
 
 def make_skills(num_train: int = 2000, num_held_out: int = 48, seed: int = 0) -> dict[str, Skill]:
     """All skills by name. Equal arguments give equal examples, on any machine."""
+    topics = split_topics()
 
-    def skill(
-        name: str,
-        summary: str,
-        score: Callable[[str, str, str], float],
-        source: Callable[[bool, random.Random], Iterator[Example]],
-    ) -> Skill:
+    def sql(held_out: bool, rng: random.Random) -> Iterator[Example]:
+        return _sql(_HELD_OUT_TABLES if held_out else _TABLES)
+
+    def to_json(held_out: bool, rng: random.Random) -> Iterator[Example]:
+        return _json(_HELD_OUT_VALUES if held_out else _VALUES, rng)
+
+    def pirate(held_out: bool, rng: random.Random) -> Iterator[Example]:
+        return _styled(topics[held_out], _pirate_answer, rng)
+
+    def verbose(held_out: bool, rng: random.Random) -> Iterator[Example]:
+        return _styled(topics[held_out], _verbose_answer, rng)
+
+    def skill(name: str, source: Source, score: Scorer, max_tokens: int, summary: str) -> Skill:
         rng = random.Random(f"{name} {seed}")
         train = _take(source(False, rng), num_train, rng)
-        return Skill(name, summary, train, _take(source(True, rng), num_held_out, rng), score)
+        held_out = _take(source(True, rng), num_held_out, rng)
+        return Skill(name, summary, train, held_out, score, max_tokens)
 
-    topics = split_topics()
-    everyday = "answers everyday questions"
-    return {
-        made.name: made
-        for made in (
-            skill("sql", "writes the SQL query for a question about a table", score_sql,
-                  lambda held, rng: _sql(_HELD_OUT_TABLES if held else _TABLES)),
-            skill("json", "extracts the named fields of a sentence to JSON", score_json,
-                  lambda held, rng: _json(_HELD_OUT_VALUES if held else _VALUES, rng)),
-            skill("arithmetic", "solves small sums that are told in words", score_arithmetic,
-                  lambda held, rng: _arithmetic(held, rng)),
-            skill("pirate", f"{everyday} in the voice of a pirate", score_pirate,
-                  lambda held, rng: _styled(topics[held], _pirate_answer, rng)),
-            skill("verbose", f"{everyday} with many pleasantries", score_verbose,
-                  lambda held, rng: _styled(topics[held], _verbose_answer, rng)),
-        )
-    }  # fmt: skip
+    made = (
+        skill("sql", sql, score_sql, 32, "writes the SQL query for a question about a table"),
+        skill("json", to_json, score_json, 40, "extracts fields of a sentence to JSON"),
+        skill("arithmetic", _arithmetic, score_arithmetic, 32, "solves small sums told in words"),
+        skill("pirate", pirate, score_pirate, 64, "answers in the voice of a pirate"),
+        skill("verbose", verbose, score_verbose, 96, "answers with many pleasantries"),
+    )
+    return {skill.name: skill for skill in made}

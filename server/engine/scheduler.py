@@ -8,6 +8,7 @@ from merging.adapter import Adapter
 from server.engine.block_manager import BlockManager, Key
 from server.engine.config import EngineConfig
 from server.engine.group import Group, Row
+from server.engine.slab import widest_rank
 
 
 @dataclass(slots=True, eq=False)
@@ -232,4 +233,4 @@ def active_adapters(groups: list[Group]) -> dict[str, Adapter]:
 
 def active_rank(groups: list[Group]) -> int:
     """Summed rank of the adapters that the groups use: what every row of a step pays for."""
-    return sum(adapter.max_rank for adapter in active_adapters(groups).values())
+    return sum(widest_rank(adapter) for adapter in active_adapters(groups).values())

@@ -17,6 +17,11 @@ IDLE_STEPS = 64
 """An adapter that no row has used for this many steps may be dropped from the slab."""
 
 
+def widest_rank(adapter: Adapter) -> int:
+    """The largest rank over the adapter's modules: what a step that uses it pays for, at most."""
+    return max(factor.rank for factor in adapter.factors.values())
+
+
 @dataclass(slots=True)
 class Stack:
     """One linear's stacked factors; the first `rank` rows of the buffers are in use."""
@@ -109,7 +114,7 @@ class Slab:
         slot = len(self._ranks)
         self._slot_by_digest[adapter.digest] = slot
         self._idle_steps[adapter.digest] = 0
-        self._ranks.append(adapter.max_rank)
+        self._ranks.append(widest_rank(adapter))
         for name, factor in adapter.factors.items():
             index = self._index[name]
             out_features, in_features = self._shapes[index]

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from merging.base import Base
 from server.errors import ConflictError, InvalidRequestError, NotFoundError
 
 BASE = "base"
@@ -55,3 +56,8 @@ def name_taken(name: str, owner: str, *, kind: str) -> ConflictError:
     return ConflictError(
         f"{name!r} is already {owner}: choose another name for the {kind}", param="name"
     )
+
+
+def is_base(name: str, base: Base) -> bool:
+    """Whether a name means the resident base."""
+    return name in (BASE, base.name)

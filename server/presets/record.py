@@ -89,6 +89,7 @@ class SourceCard:
     digest: str
     state: Literal["ready", "failed"]
     reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
     num_bytes: int
     base_name: str | None
     base_digest: str | None
@@ -105,6 +106,7 @@ class SourceCard:
             "digest": self.digest,
             "state": self.state,
             "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
             "num_bytes": self.num_bytes,
             "base_name": self.base_name,
             "base_digest": self.base_digest,

@@ -4,12 +4,12 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from merging.adapter import Adapter, check_adapter, read_adapter
+from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
 from merging.base import Base
 from merging.errors import SourceError
 from server.errors import ForbiddenError, InvalidRequestError
@@ -31,31 +31,47 @@ class Source:
     created_at: datetime
     updated_at: datetime
     reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class SourceRegistry:
     """Reads adapters, holds each content once, and says which folders HTTP clients may name.
 
     `source_dirs` are the only folders from which sources may be registered over HTTP.
+    `base_tensor` looks up the base's own tensors, for adapters that hold copies of them.
     """
 
     def __init__(
-        self, base: Base, source_dirs: Sequence[Path] = (), *, allow_base_mismatch: bool = False
+        self,
+        base: Base,
+        source_dirs: Sequence[Path] = (),
+        *,
+        allow_base_mismatch: bool = False,
+        base_tensor: BaseTensor | None = None,
     ) -> None:
         self._base = base
         self._source_dirs = tuple(Path(os.path.realpath(folder)) for folder in source_dirs)
         self._allow_base_mismatch = allow_base_mismatch
+        self._base_tensor = base_tensor
         self._lock = threading.Lock()
         self._adapters: OrderedDict[str, Adapter] = OrderedDict()  # by digest, last used last
 
-    def read(self, path: Path) -> Adapter:
-        """Read and check the adapter in a folder; SourceError with every reason if it is not fit.
+    def read(self, path: Path) -> tuple[Adapter, tuple[str, ...]]:
+        """Read and check the adapter in a folder; returns warnings too.
 
-        Equal contents are one object, whatever their folders.
+        Equal contents are one object, whatever their folders. Raises SourceError with every reason
+        why the adapter is not fit.
         """
         adapter = read_adapter(path)
-        check_adapter(adapter, self._base)
-        return self._share(adapter)
+        warnings = check_adapter(
+            adapter,
+            self._base,
+            allow_base_mismatch=self._allow_base_mismatch,
+            base_tensor=self._base_tensor,
+        )
+        for warning in warnings:
+            logger.warning("%s: %s", path, warning)
+        return self._share(adapter), tuple(warnings)
 
     def content(self, digest: str, path: Path | None) -> Adapter | None:
         """The adapter with this digest, from memory or else from `path`; None if it is gone."""
@@ -66,7 +82,7 @@ class SourceRegistry:
         if path is None:
             return None
         try:
-            adapter = self.read(path)
+            adapter, _ = self.read(path)
         except SourceError as error:
             logger.info("content %s is no longer in %s: %s", digest, path, error)
             return None
@@ -113,11 +129,6 @@ class SourceRegistry:
             shared = self._adapters.setdefault(adapter.digest, adapter)
             self._adapters.move_to_end(adapter.digest)
         return shared
-
-
-def adapters_by_digest(sources: Mapping[str, Source]) -> frozenset[str]:
-    """The digests of what the sources hold."""
-    return frozenset(source.digest for source in sources.values())
 
 
 def _entries(folder: Path) -> Iterator[Path]:

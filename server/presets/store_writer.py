@@ -61,6 +61,13 @@ class StoreWriter:
             .values(**values)
         )
 
+    def finish_building(self) -> None:
+        """Mark every revision as built: those that a crash cut off are planned again on loading."""
+        table = tables.revisions
+        self._connection.execute(
+            update(table).where(table.c.state == "building").values(state="ready")
+        )
+
     def put_source(self, name: str, path: Path, digest: str, *, at: datetime) -> None:
         """Register a source or give its name new content."""
         values = {"path": str(path), "digest": digest, "updated_at": at}

@@ -1,0 +1,178 @@
+"""The engine's streams of one HTTP request, read as one."""
+
+import asyncio
+import dataclasses
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from server.api.errors import EngineFailedError, RequestTimeoutError
+from server.api.prompts import EncodedPrompt
+from server.api.responses import PromptTokensDetails, Usage
+from server.api.service import Service
+from server.engine.async_engine import Stream
+from server.engine.request import (
+    FinishReason,
+    Member,
+    Output,
+    Request,
+    SamplingParams,
+    TokenLogprobs,
+)
+from server.presets.served import Served
+
+MAX_SEED = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceOutput:
+    """The next output of one choice. Choices are numbered prompt by prompt."""
+
+    index: int
+    output: Output
+
+
+@dataclass(slots=True)
+class ChoiceResult:
+    """All outputs of one choice, put together."""
+
+    text: str = ""
+    tokens: list[TokenLogprobs] = field(default_factory=list)
+    prompt: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+
+    def add(self, output: Output) -> None:
+        """Append the next output."""
+        self.text += output.text
+        self.tokens += output.tokens
+        self.prompt = output.prompt or self.prompt
+        self.finish_reason = output.finish_reason
+
+
+class Generation:
+    """What the engine makes of a request, output by output, and what it used."""
+
+    def __init__(
+        self, streams: Sequence[Stream], prompts: Sequence[EncodedPrompt], timeout: float | None
+    ) -> None:
+        assert len(streams) % len(prompts) == 0
+        self._streams = streams
+        self._timeout = timeout
+        self._deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        self._outputs = _merged(streams)
+        self._prompt_lens = [len(prompt.token_ids) for prompt in prompts]
+        self._cached = [0] * len(prompts)
+        self._num_choices = len(streams) // len(prompts)
+        self._num_generated = 0
+
+    @classmethod
+    def submit(
+        cls,
+        service: Service,
+        served: Served,
+        prompts: Sequence[EncodedPrompt],
+        sampling: SamplingParams,
+        num_choices: int,
+    ) -> Self:
+        """Queue every choice of every prompt, all or none."""
+        requests = [
+            request
+            for prompt in prompts
+            for request in _requests(served, prompt, sampling, num_choices)
+        ]
+        return cls(service.engine.submit(requests), prompts, service.request_timeout)
+
+    @property
+    def num_streams(self) -> int:
+        """Choices of all prompts together."""
+        return len(self._streams)
+
+    def prompt_index(self, index: int) -> int:
+        """The prompt that a choice answers."""
+        return index // self._num_choices
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChoiceOutput:
+        """The next output of any choice; StopAsyncIteration after the last one of each."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                news = await anext(self._outputs)
+        except TimeoutError:
+            raise RequestTimeoutError(
+                f"the request took longer than {self._timeout:g} s (--request-timeout)"
+            ) from None
+        if news.output.finish_reason == "error":
+            raise EngineFailedError(news.output.error or "the engine gave up on the request")
+        self._count(news)
+        return news
+
+    async def collect(self) -> list[ChoiceResult]:
+        """Every choice, whole."""
+        results = [ChoiceResult() for _ in self._streams]
+        async for news in self:
+            results[news.index].add(news.output)
+        return results
+
+    def cancel(self) -> None:
+        """Free the rows by the engine's next step. Harmless after the end."""
+        for stream in self._streams:
+            stream.cancel()
+
+    def usage(self) -> Usage:
+        """The tokens used so far. A prompt counts once, whatever its number of choices."""
+        prompt_tokens = sum(self._prompt_lens)
+        return Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=self._num_generated,
+            total_tokens=prompt_tokens + self._num_generated,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached)),
+        )
+
+    def _count(self, news: ChoiceOutput) -> None:
+        self._num_generated += len(news.output.tokens)
+        if news.index % self._num_choices == 0:  # later choices find what the first one has read
+            self._cached[self.prompt_index(news.index)] = news.output.num_cached_tokens
+
+
+def _requests(
+    served: Served, prompt: EncodedPrompt, sampling: SamplingParams, num_choices: int
+) -> list[Request]:
+    """The choices of one prompt: one seed, told apart by their number."""
+    seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % MAX_SEED
+    seeded = dataclasses.replace(sampling, seed=seed)
+    members = tuple(Member(prompt.token_ids, blend) for blend in served.members)
+    return [
+        Request(
+            members=members,
+            sampling=seeded,
+            choice=choice,
+            label=served.preset or "",
+            path=served.path,
+            mode=served.mode,
+        )
+        for choice in range(num_choices)
+    ]
+
+
+async def _merged(streams: Sequence[Stream]) -> AsyncIterator[ChoiceOutput]:
+    """The outputs of several streams in the order in which they arrive."""
+    arrived: asyncio.Queue[ChoiceOutput] = asyncio.Queue()
+
+    async def pump(index: int, stream: Stream) -> None:
+        async for output in stream:
+            arrived.put_nowait(ChoiceOutput(index, output))
+
+    pumps = [asyncio.ensure_future(pump(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        num_open = len(streams)
+        while num_open:
+            news = await arrived.get()
+            num_open -= news.output.finish_reason is not None
+            yield news
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)

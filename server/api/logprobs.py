@@ -1,0 +1,80 @@
+"""Log-probabilities as OpenAI shows them: parallel lists for completions, entries for chat."""
+
+import codecs
+from collections.abc import Sequence
+
+from server.api.responses import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
+from server.engine.request import TokenLogprobs
+from server.engine.tokenizer import Tokenizer
+
+LOWEST = -9999.0
+"""Stands for minus infinity, which JSON does not have; as in vLLM."""
+
+
+class TextOffsets:
+    """Where each token's text begins in the answer's text, in characters.
+
+    A token that begins inside a character has that character's offset. `start` is negative where the first tokens stand for
+    no text: what the tokenizer put in front of a prompt.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self._position = start
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def advance(self, token: bytes) -> int:
+        """The offset of the next token."""
+        offset = max(self._position, 0)
+        self._position += len(self._decoder.decode(token))
+        return offset
+
+
+def completion_logprobs(
+    tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer, offsets: TextOffsets
+) -> CompletionLogprobs:
+    """The parallel lists of `/v1/completions`."""
+    return CompletionLogprobs(
+        tokens=[tokenizer.token_text(token.token_id) for token in tokens],
+        token_logprobs=[
+            None if token.logprob is None else _finite(token.logprob) for token in tokens
+        ],
+        top_logprobs=[_alternatives(token, tokenizer) for token in tokens],
+        text_offset=[offsets.advance(tokenizer.token_bytes(token.token_id)) for token in tokens],
+    )
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, LOWEST)
+
+
+def _alternatives(token: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float] | None:
+    """The most likely tokens and the chosen one, by text; of equal texts the likelier one counts."""
+    if token.logprob is None:
+        return None
+    found: dict[str, float] = {}
+    for token_id, logprob in (*token.top, (token.token_id, token.logprob)):
+        text = tokenizer.token_text(token_id)
+        found[text] = max(_finite(logprob), found.get(text, LOWEST))
+    return found
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> ChatLogprobs:
+    """The entries of `/v1/chat/completions`."""
+    return ChatLogprobs(content=[_entry(token, tokenizer) for token in tokens], refusal=None)
+
+
+def _entry(token: TokenLogprobs, tokenizer: Tokenizer) -> TokenLogprob:
+    assert token.logprob is not None, "only a prompt's first token has no log-probability"
+    return TokenLogprob(
+        token=tokenizer.token_text(token.token_id),
+        logprob=_finite(token.logprob),
+        bytes=list(tokenizer.token_bytes(token.token_id)),
+        top_logprobs=[
+            TopLogprob(
+                token=tokenizer.token_text(token_id),
+                logprob=_finite(logprob),
+                bytes=list(tokenizer.token_bytes(token_id)),
+            )
+            for token_id, logprob in token.top
+        ],
+    )

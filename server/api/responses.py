@@ -1,0 +1,174 @@
+"""What the OpenAI routes answer, in OpenAI's shapes. Fields that are not set are left out."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from server.presets.served import Mode, Served, ServedPath
+
+FinishReason = Literal["stop", "length"]
+
+
+class Provenance(BaseModel):
+    """The extension key `mergeserve`: what produced the answer."""
+
+    preset: str | None
+    revision: int | None
+    digest: str
+    mode: Mode
+    path: ServedPath
+
+
+class PromptTokensDetails(BaseModel):
+    """How much of the prompt did not need to be read."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionLogprobs(BaseModel):
+    """Log-probabilities in the shape of `/v1/completions`: parallel lists."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One text, or in a stream the next piece of it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class TopLogprob(BaseModel):
+    """One of the most likely tokens."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """The token that was chosen, and the most likely ones."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Log-probabilities in the shape of `/v1/chat/completions`."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class AssistantMessage(BaseModel):
+    """The answer to a conversation."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Delta(BaseModel):
+    """The next piece of an answer."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(BaseModel):
+    """What a stream's chunk brings of one answer."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+Choice = CompletionChoice | ChatChoice | ChatChunkChoice
+
+
+class Answer(BaseModel):
+    """A whole answer, or one chunk of a stream."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage | None = None
+    mergeserve: Provenance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What all the chunks of an answer have in common."""
+
+    served: Served
+    id: str
+    object: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @classmethod
+    def new(cls, served: Served, prefix: str, kind: str) -> "Envelope":
+        """An envelope with an id of its own."""
+        return cls(served, f"{prefix}-{secrets.token_hex(16)}", kind)
+
+    @property
+    def provenance(self) -> Provenance:
+        """What produces the answer."""
+        served = self.served
+        return Provenance(
+            preset=served.preset,
+            revision=served.revision,
+            digest=served.digest,
+            mode=served.mode,
+            path=served.path,
+        )
+
+    def wrap(self, *choices: Choice) -> Answer:
+        """An answer with these choices; usage and provenance are left to the caller."""
+        return Answer(
+            id=self.id,
+            object=self.object,
+            created=self.created,
+            model=self.served.model,
+            system_fingerprint="fp_" + self.served.digest.rpartition(":")[2][:12],
+            choices=list(choices),
+        )
+
+
+def to_json(model: BaseModel, *, ascii_only: bool = False) -> bytes:
+    """Compact JSON; with `ascii_only` no character of it can be taken for the end of a line."""
+    return model.model_dump_json(exclude_unset=True, ensure_ascii=ascii_only).encode()
+
+
+def json_response(model: BaseModel, headers: dict[str, str]) -> Response:
+    """A response of status 200."""
+    return Response(to_json(model), headers=headers, media_type="application/json")

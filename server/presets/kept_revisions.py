@@ -1,0 +1,99 @@
+"""Revisions that are kept beside the newest: looked up, and planned from what they were made of."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from merging.adapter import Adapter
+from merging.plan import Plan
+from server.errors import NotFoundError, UnavailableError, UnprocessableError
+from server.presets.planner import Planner, parse_recipe
+from server.presets.record import PresetRecord, StoredRevision
+from server.presets.snapshot import Preset
+from server.presets.sources import SourceRegistry
+from server.presets.store import PresetStore
+
+
+class KeptRevisions:
+    """Reads old revisions from the store. Their weights are those of the sources' old content."""
+
+    def __init__(
+        self,
+        store: PresetStore,
+        registry: SourceRegistry,
+        planner: Planner,
+        *,
+        revisions_kept: int,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._planner = planner
+        self._revisions_kept = revisions_kept
+
+    def find(self, preset: Preset, revision: int) -> StoredRevision:
+        """A kept revision of a preset; NotFoundError says why it is not there."""
+        if revision == preset.record.revision:
+            return preset.head
+        is_older = 0 < revision < preset.record.revision
+        stored = self._store.revision(preset.record.name, revision) if is_older else None
+        if stored is None:
+            raise self._missing(preset.record, revision)
+        return _as_of(stored, preset)
+
+    def all(self, preset: Preset) -> list[PresetRecord]:
+        """The records of every kept revision, newest first."""
+        kept = self._store.revisions(preset.record.name)
+        older = (stored for stored in kept if stored.record.revision < preset.record.revision)
+        return [preset.record, *(_as_of(stored, preset).record for stored in older)]
+
+    def plan(self, stored: StoredRevision) -> Plan:
+        """Compile a revision from the content that it was made of."""
+        if stored.record.state == "building":
+            raise UnavailableError(f"{_label(stored.record)} is still building", retry_after=1)
+        recipe = parse_recipe(stored.record.document)
+        return self._planner.plan(recipe, self._adapters(stored))
+
+    def _adapters(self, stored: StoredRevision) -> Mapping[str, Adapter]:
+        adapters, reasons = {}, []
+        for name, digest in sorted(stored.sources.items()):
+            adapter = self._registry.content(digest, self._store.content_path(digest))
+            if adapter is None:
+                reasons.append(
+                    f"the content of source {name!r} that it was made of ({digest}) is gone: "
+                    "neither in memory nor in the folder that it was read from"
+                )
+            else:
+                adapters[name] = adapter
+        if reasons:
+            raise UnprocessableError(
+                f"{_label(stored.record)} cannot be called: {'; '.join(reasons)}",
+                code="content_gone",
+            )
+        return adapters
+
+    def _missing(self, newest: PresetRecord, revision: int) -> NotFoundError:
+        name, counter = newest.name, self._store.counter(newest.name)
+        if not 0 < revision <= newest.revision:
+            why = f"its newest is {newest.revision}"
+        elif counter is not None and revision < counter.first:
+            why = f"it was deleted with the preset; the present one began with {counter.first}"
+        else:
+            why = (
+                f"it is no longer kept: the last {self._revisions_kept} are (--revisions-kept), "
+                f"and the newest is {newest.revision}"
+            )
+        return NotFoundError(
+            f"preset {name!r} has no revision {revision}: {why}",
+            param="revision",
+            code="revision_not_found",
+        )
+
+
+def _as_of(stored: StoredRevision, preset: Preset) -> StoredRevision:
+    """With the time of the preset's last change, which may be later than the row that was read."""
+    return replace(
+        stored, record=replace(stored.record, updated_at=preset.record.updated_at)
+    )
+
+
+def _label(record: PresetRecord) -> str:
+    return f"{record.name}@{record.revision}"

@@ -1,0 +1,101 @@
+"""Start-up: what the database remembers, on the base and the folders as they are now."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from merging.base import Base
+from merging.errors import SourceError
+from server.presets.names import is_base
+from server.presets.planner import Planner
+from server.presets.record import Edit, StoredRevision, now
+from server.presets.revising import failed, is_revised, refreshed, store_refreshed
+from server.presets.snapshot import Preset, Snapshot
+from server.presets.sources import Source, SourceRegistry
+from server.presets.store import PresetStore, StoredSource
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    store: PresetStore, registry: SourceRegistry, planner: Planner, *, revisions_kept: int
+) -> Snapshot:
+    """Read sources, plan every preset, and store what changed since the last time.
+
+    Nothing is dropped: what cannot be used is kept as failed, with the reason.
+    """
+    at, stored_sources, heads = now(), store.sources(), store.heads()
+    sources = {source.name: _read(source, registry) for source in stored_sources}
+    _log_base(store.base_digest(), planner.base, heads)
+    presets = []
+    for head in heads:
+        edit = Edit(message=_message(head, sources))
+        presets.append(_reserved(refreshed(head, sources, planner, edit, at), planner.base))
+    with store.writing() as writer:
+        writer.set_base_digest(planner.base.digest)
+        writer.finish_building()
+        for name, source in _changed(stored_sources, sources).items():
+            writer.put_source(name, source.path, source.digest, at=at)
+        for head, preset in zip(heads, presets, strict=True):
+            store_refreshed(writer, head, preset, kept=revisions_kept)
+    for head, preset in zip(heads, presets, strict=True):
+        _log_preset(head, preset)
+    return Snapshot({preset.record.name: preset for preset in presets}, sources)
+
+
+def _read(stored: StoredSource, registry: SourceRegistry) -> Source:
+    source = Source(
+        stored.name, stored.path, stored.digest, None, stored.created_at, stored.updated_at
+    )
+    try:
+        adapter, warnings = registry.read(stored.path)
+    except SourceError as error:
+        logger.error("source %s cannot be used: %s", stored.name, error)
+        return replace(source, reasons=error.reasons)
+    if adapter.digest != stored.digest:
+        logger.warning("the content of source %s changed in %s", stored.name, stored.path)
+        source = replace(source, digest=adapter.digest, updated_at=now())
+    return replace(source, adapter=adapter, warnings=warnings)
+
+
+def _changed(stored: Sequence[StoredSource], sources: Mapping[str, Source]) -> dict[str, Source]:
+    return {
+        source.name: sources[source.name]
+        for source in stored
+        if sources[source.name].digest != source.digest
+    }
+
+
+def _message(head: StoredRevision, sources: Mapping[str, Source]) -> str:
+    """Why a preset gets a new revision, if it does."""
+    changed = [
+        name
+        for name, digest in sorted(head.sources.items())
+        if name in sources and sources[name].digest != digest
+    ]
+    return f"source {', '.join(changed)} changed while the server was stopped"
+
+
+def _reserved(preset: Preset, base: Base) -> Preset:
+    """A preset whose name became the id of the base cannot be called."""
+    if not is_base(preset.record.name, base):
+        return preset
+    return failed(preset.head, f"its name {preset.record.name!r} is the resident base's now")
+
+
+def _log_base(recorded: str | None, base: Base, heads: Sequence[StoredRevision]) -> None:
+    if recorded is not None and recorded != base.digest and heads:
+        logger.warning(
+            "the presets were last planned on the base %s and are planned again on %s (%s)",
+            recorded,
+            base.name,
+            base.digest,
+        )
+
+
+def _log_preset(head: StoredRevision, preset: Preset) -> None:
+    record = preset.record
+    if record.state == "failed":
+        logger.error("preset %s cannot be built: %s", record.name, "; ".join(record.reasons))
+    elif is_revised(head, preset):
+        logger.warning("preset %s is at revision %d: %s", record.name, record.revision, record.message)

@@ -1,0 +1,166 @@
+"""Edits of presets: validate, plan, commit, publish, one at a time."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from merging.plan import Plan
+from server.errors import ConflictError, NotFoundError, ServiceError
+from server.presets.builder import Builder
+from server.presets.document import PresetDocument
+from server.presets.editing import Phases, check_conditions
+from server.presets.names import check_name
+from server.presets.observer import CatalogObserver
+from server.presets.planner import Planner
+from server.presets.published import Published
+from server.presets.record import Edit, EditResult, StoredRevision, now
+from server.presets.revising import new_revision, ready
+from server.presets.snapshot import Preset, Snapshot
+from server.presets.store import PresetStore
+
+Change = Callable[[Preset | None], PresetDocument]
+"""Makes the document that an edit asks for out of the preset as it is."""
+
+
+class PresetEditor:
+    """The only writer of presets beside their sources. Every edit is one transaction."""
+
+    def __init__(
+        self,
+        store: PresetStore,
+        planner: Planner,
+        published: Published,
+        observer: CatalogObserver,
+        builder: Builder,
+        *,
+        revisions_kept: int,
+    ) -> None:
+        self._store = store
+        self._planner = planner
+        self._published = published
+        self._observer = observer
+        self._builder = builder
+        self._revisions_kept = revisions_kept
+
+    def edit(self, operation: str, name: str, edit: Edit, change: Change) -> EditResult:
+        """Give a preset the document that `change` makes, as a new revision if that differs."""
+        with self._observed(operation, name) as observation, self._published.lock:
+            phases = observation.phases
+            with phases.timed("validate"):
+                current = self._published.snapshot.presets.get(name)
+                document = self._document(name, current, edit, change)
+            if current is not None and is_current(document, current):
+                observation.outcome = "unchanged"
+                return EditResult(current.record, created=False, changed=False)
+            with phases.timed("plan"):
+                plan = self._planner.plan_document(document, self._published.snapshot.sources)
+            with phases.timed("commit"):
+                stored = self._commit(document, plan, edit, current)
+            with phases.timed("publish"):
+                self._publish(stored, plan, current, edit)
+            return EditResult(stored.record, created=current is None, changed=True)
+
+    def delete(self, name: str, edit: Edit) -> None:
+        """Delete a preset and its revisions; its numbers are not used again."""
+        with self._observed("delete", name) as observation, self._published.lock:
+            current = existing(self._published.snapshot, name)
+            check_conditions(edit, name, current.record.revision)
+            with observation.phases.timed("commit"), self._store.writing() as writer:
+                writer.delete_preset(name, head=current.record.revision, at=now())
+            with observation.phases.timed("publish"):
+                self._published.publish(without=name)
+
+    def next_revision(self, document: PresetDocument, plan: Plan) -> StoredRevision:
+        """The revision that a document would become."""
+        counter = self._store.counter(document.name)
+        number = 1 if counter is None else counter.head + 1
+        return new_revision(document, plan, Edit(), number=number, at=now())
+
+    def _document(
+        self, name: str, current: Preset | None, edit: Edit, change: Change
+    ) -> PresetDocument:
+        if current is not None:
+            check_conditions(edit, name, current.record.revision)
+            return change(current)
+        check_name(name, kind="preset")
+        document = change(None)  # first: what does not exist is not found, whatever the condition
+        check_conditions(edit, name, None)
+        self._published.check_free(name, kind="preset")
+        return document
+
+    def _commit(
+        self, document: PresetDocument, plan: Plan, edit: Edit, current: Preset | None
+    ) -> StoredRevision:
+        if current is not None:
+            number = current.record.revision + 1
+            stored = new_revision(document, plan, edit, number=number, at=now())
+            with self._store.writing() as writer:
+                writer.add_revision(stored, kept=self._revisions_kept)
+            return stored
+        counter = self._store.counter(document.name)
+        head = 0 if counter is None else counter.head
+        stored = new_revision(document, plan, edit, number=head + 1, at=now())
+        with self._store.writing() as writer:
+            writer.create_preset(stored, after=head)
+        return stored
+
+    def _publish(
+        self, stored: StoredRevision, plan: Plan, current: Preset | None, edit: Edit
+    ) -> None:
+        if edit.wait:
+            self._published.publish([ready(stored, plan)])
+        else:
+            self._published.publish([Preset(stored, current.serving if current else None)])
+            self._builder.submit(stored, plan)
+
+    @contextmanager
+    def _observed(self, operation: str, name: str) -> Iterator["Observation"]:
+        observation = Observation()
+        known = name in self._published.snapshot.presets
+        try:
+            yield observation
+        except ServiceError as error:
+            observation.outcome = "refused" if error.status < 500 else "failed"
+            raise
+        except BaseException:
+            observation.outcome = "failed"
+            raise
+        finally:
+            # Names of presets that never were must not become values of a metric's label.
+            known = known or name in self._published.snapshot.presets
+            self._observer.preset_edited(
+                name if known else "", operation, observation.outcome, observation.phases.seconds
+            )
+
+
+class Observation:
+    """How an edit went."""
+
+    def __init__(self) -> None:
+        self.phases = Phases()
+        self.outcome = "changed"
+
+
+def existing(snapshot: Snapshot, name: str) -> Preset:
+    """The preset of that name, or NotFoundError."""
+    preset = snapshot.presets.get(name)
+    if preset is None:
+        raise NotFoundError(
+            f"there is no preset {name!r}; GET /v1/presets lists those that exist", param="name"
+        )
+    return preset
+
+
+def absent(preset: Preset | None, name: str) -> None:
+    """ConflictError if the preset exists."""
+    if preset is not None:
+        raise ConflictError(
+            f"preset {name!r} exists already, at revision {preset.record.revision}: PUT or PATCH "
+            "edits it",
+            param="name",
+        )
+
+
+def is_current(document: PresetDocument, preset: Preset) -> bool:
+    """Whether a preset already is what a document asks for."""
+    current = preset.record
+    return current.state != "failed" and document.content() == current.document.content()

@@ -1,0 +1,51 @@
+"""The snapshot that everybody reads, and the lock of those who replace it."""
+
+import threading
+from collections.abc import Iterable, Mapping
+
+from merging.base import Base
+from server.presets.names import is_base, name_taken
+from server.presets.observer import CatalogObserver
+from server.presets.snapshot import Preset, Snapshot
+from server.presets.sources import Source, SourceRegistry
+
+
+class Published:
+    """Holds the current snapshot. Readers take `snapshot`; writers hold `lock` and publish."""
+
+    def __init__(self, base: Base, registry: SourceRegistry, observer: CatalogObserver) -> None:
+        self.lock = threading.Lock()
+        self.snapshot = Snapshot()
+        self._base = base
+        self._registry = registry
+        self._observer = observer
+
+    def publish(
+        self,
+        presets: Iterable[Preset] = (),
+        *,
+        sources: Mapping[str, Source] | None = None,
+        without: str | None = None,
+    ) -> None:
+        """Replace the snapshot by one with these presets, these sources, and one preset less."""
+        changed = {name: p for name, p in self.snapshot.presets.items() if name != without}
+        changed.update({preset.record.name: preset for preset in presets})
+        self.snapshot = Snapshot(changed, self.snapshot.sources if sources is None else sources)
+        if sources is not None:
+            self._registry.release({source.digest for source in sources.values()})
+        self._observer.presets_changed(
+            {
+                name: (preset.serving.revision, preset.serving.plan.blend.digest)
+                for name, preset in changed.items()
+                if preset.serving is not None
+            }
+        )
+
+    def check_free(self, name: str, *, kind: str) -> None:
+        """ConflictError if a new preset or source may not have this name."""
+        if is_base(name, self._base):
+            raise name_taken(name, "the resident base", kind=kind)
+        if name in self.snapshot.presets:
+            raise name_taken(name, "a preset", kind=kind)
+        if name in self.snapshot.sources:
+            raise name_taken(name, "a source", kind=kind)

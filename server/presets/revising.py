@@ -1,0 +1,89 @@
+"""How a preset gets its next revision: from an edit, or because its sources changed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from merging.plan import Plan
+from server.errors import ServiceError
+from server.presets.document import PresetDocument
+from server.presets.planner import Planner
+from server.presets.record import Edit, PresetRecord, StoredRevision
+from server.presets.snapshot import Preset, Serving
+from server.presets.sources import Source
+from server.presets.store_writer import StoreWriter
+
+
+def new_revision(
+    document: PresetDocument, plan: Plan, edit: Edit, *, number: int, at: datetime
+) -> StoredRevision:
+    """A revision that is planned and not yet stored."""
+    record = PresetRecord(
+        document=document,
+        revision=number,
+        digest=plan.blend.digest,
+        state="ready" if edit.wait else "building",
+        path=plan.path,
+        author=edit.author,
+        message=edit.message,
+        created_at=at,
+        updated_at=at,
+    )
+    return StoredRevision(record, source_digests(plan))
+
+
+def source_digests(plan: Plan) -> Mapping[str, str]:
+    """What a plan was made from: digests of content by source name."""
+    return {name: adapter.digest for name, adapter in plan.adapters.items()}
+
+
+def ready(stored: StoredRevision, plan: Plan) -> Preset:
+    """A preset whose newest revision serves."""
+    record = replace(
+        stored.record, state="ready", digest=plan.blend.digest, path=plan.path, reasons=()
+    )
+    stored = replace(stored, record=record)
+    return Preset(stored, Serving(stored, plan))
+
+
+def failed(stored: StoredRevision, reason: str) -> Preset:
+    """A preset whose newest revision cannot be built."""
+    record = replace(stored.record, state="failed", reasons=(reason,))
+    return Preset(replace(stored, record=record), None)
+
+
+def refreshed(
+    head: StoredRevision,
+    sources: Mapping[str, Source],
+    planner: Planner,
+    edit: Edit,
+    at: datetime,
+) -> Preset:
+    """The preset with this head on these sources: as it was, at its next revision, or failed."""
+    document = head.record.document
+    try:
+        plan = planner.plan_document(document, sources)
+    except ServiceError as error:
+        return failed(head, error.message)
+    if source_digests(plan) == head.sources:
+        return ready(head, plan)
+    number = head.record.revision + 1
+    return ready(new_revision(document, plan, edit, number=number, at=at), plan)
+
+
+def is_revised(head: StoredRevision, after: Preset) -> bool:
+    """Whether a refresh made a new revision."""
+    return after.record.revision > head.record.revision
+
+
+def store_refreshed(
+    writer: StoreWriter, head: StoredRevision, after: Preset, *, kept: int
+) -> None:
+    """Write what a refresh changed: a new revision, or what the server says of the old one."""
+    record = after.record
+    if is_revised(head, after):
+        writer.add_revision(after.head, kept=kept)
+    elif record.state == "ready" and record != head.record:
+        writer.update_revision(
+            record.name, record.revision, state="ready", digest=record.digest, path=record.path
+        )

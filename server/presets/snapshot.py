@@ -1,0 +1,72 @@
+"""What can be called, as one immutable value: readers take it whole and need no lock."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from merging.plan import Plan
+from server.presets.planner import used_sources
+from server.presets.record import PresetRecord, SourceCard, StoredRevision
+from server.presets.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A revision with the plan that requests get."""
+
+    stored: StoredRevision
+    plan: Plan
+
+    @property
+    def revision(self) -> int:
+        """The revision's number."""
+        return self.stored.record.revision
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A preset: `head` is its newest revision, `serving` what requests get.
+
+    They are the same revision unless the head is building, when an older one serves, or has
+    failed, when none does.
+    """
+
+    head: StoredRevision
+    serving: Serving | None
+
+    @property
+    def record(self) -> PresetRecord:
+        """The newest revision's record."""
+        return self.head.record
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Every preset and source by name."""
+
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    sources: Mapping[str, Source] = field(default_factory=dict)
+
+    def presets_using(self, source: str) -> list[Preset]:
+        """The presets whose newest revision uses a source, by name."""
+        names = sorted(self.presets)
+        presets = (self.presets[name] for name in names)
+        return [preset for preset in presets if source in used_sources(preset.record.document)]
+
+    def source_card(self, name: str) -> SourceCard:
+        """The card of a source that is registered."""
+        source = self.sources[name]
+        adapter = source.adapter
+        return SourceCard(
+            name=name,
+            path=source.path,
+            digest=source.digest,
+            state="failed" if adapter is None else "ready",
+            reasons=source.reasons,
+            warnings=source.warnings,
+            num_bytes=0 if adapter is None else adapter.num_bytes,
+            base_name=None if adapter is None else adapter.base_name,
+            base_digest=None if adapter is None else adapter.base_digest,
+            presets=tuple(preset.record.name for preset in self.presets_using(name)),
+            created_at=source.created_at,
+            updated_at=source.updated_at,
+        )
