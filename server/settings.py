@@ -36,8 +36,8 @@ from server.presets.names import BASE, NAME_PATTERN
 from server.presets.policy import InlineRecipes, OverrideLevel, Policy
 
 ENV_PREFIX = "MERGESERVE_"
-OTHER_VARIABLES = frozenset({"MERGESERVE_URL"})
-"""Variables with our prefix that are read elsewhere, by `mergeserve presets`."""
+OTHER_VARIABLES = frozenset({"MERGESERVE_URL", "MERGESERVE_CACHE_DIR"})
+"""Variables with our prefix that `mergeserve presets` and the demo read."""
 
 SECRET_FIELDS = frozenset({"api_key", "admin_key"})
 

@@ -18,7 +18,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class KeyRing:
-    """The keys of a server. An admin key opens everything; a user's key opens what changes nothing."""
+    """The keys of a server. An admin key opens everything, a user's what changes nothing."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`. When the client goes first, `work` is cancelled and ClientDisconnect raised."""
+    """The result of `work`; ClientDisconnect, and `work` cancelled, if the client goes first."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnected(receive))
     try:

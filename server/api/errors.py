@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.engine.tokenizer import TemplateError
 from server.errors import InvalidRequestError, NotFoundError, RetryLaterError, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -62,9 +61,7 @@ class ErrorBody(BaseModel):
 
 def error_body(error: ServiceError) -> ErrorBody:
     """The body that tells a caller of `error`."""
-    detail = ErrorDetail(
-        message=error.message, type=error.type, param=error.param, code=error.code
-    )
+    detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
     return ErrorBody(error=detail)
 
 
@@ -96,7 +93,9 @@ def validation_error(details: Sequence[ErrorDetails]) -> InvalidRequestError:
         f"{path or 'the body'}: {_reason(detail)}"
         for path, detail in zip(paths, details, strict=True)
     ]
-    return InvalidRequestError("; ".join(messages[:8]), param=paths[0] or None, code=_code(details[0]))
+    return InvalidRequestError(
+        "; ".join(messages[:8]), param=paths[0] or None, code=_code(details[0])
+    )
 
 
 def field_path(location: Sequence[str | int]) -> str:
@@ -189,7 +188,7 @@ def allowed_methods(request: Request) -> list[str]:
 
 
 class ErrorBoundary:
-    """Turns what nobody expected into a 500 without a traceback for the caller, and with one in the log."""
+    """Turns what nobody expected into a 500; the traceback is in the log, not in the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

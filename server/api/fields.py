@@ -12,7 +12,7 @@ Prompt = str | tuple[int, ...]
 
 def _fail(kind: str, message: str, param: str | None = None) -> NoReturn:
     # A custom error's message is a template: what comes from the caller goes in as a value.
-    raise PydanticCustomError(kind, "{message}", {"message": message, "param": param})  # type: ignore[arg-type]
+    raise PydanticCustomError(kind, "{message}", {"message": message, "param": param})
 
 
 def refuse(param: str, message: str) -> NoReturn:
@@ -26,7 +26,9 @@ def neutral(*values: JsonValue) -> AfterValidator:
     def check(value: JsonValue) -> JsonValue:
         if value is not None and not any(_same(value, allowed) for allowed in values):
             allowed = " or ".join(["null", *map(repr, values)])
-            _fail("unsupported", f"is not supported by this server: leave it out, or send {allowed}")
+            _fail(
+                "unsupported", f"is not supported by this server: leave it out, or send {allowed}"
+            )
         return value
 
     return AfterValidator(check)

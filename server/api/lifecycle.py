@@ -7,15 +7,17 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 
 from merging.errors import MergingError
 from server.api.service import Service
+from server.demo import DemoError
 from server.engine.errors import EngineError
 from server.errors import ServiceError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
-USER_MISTAKES = (EngineError, MergingError, ServiceError)
+USER_MISTAKES = (DemoError, EngineError, MergingError, ServiceError)
 LOADING_RETRY_SECONDS = 5
 
 
@@ -78,10 +80,11 @@ class Lifecycle:
             await self._service.engine.drain(timeout)
 
     async def stop(self) -> None:
-        """End the engine's thread."""
+        """End the engine's thread and close the catalog."""
         self.is_draining = True
         if self._service is not None:
             await self._service.engine.stop()
+            await run_in_threadpool(self._service.close)
 
     def _run_load(self) -> None:
         try:
@@ -113,16 +116,16 @@ class Lifecycle:
         self.on_failure()
 
 
-def current_lifecycle(request: Request) -> Lifecycle:
+async def current_lifecycle(request: Request) -> Lifecycle:
     """The lifecycle of the application that serves this request."""
     lifecycle = request.app.state.lifecycle
     assert isinstance(lifecycle, Lifecycle)
     return lifecycle
 
 
-def current_service(request: Request) -> Service:
+async def current_service(request: Request) -> Service:
     """The service of the application that serves this request."""
-    return current_lifecycle(request).service
+    return (await current_lifecycle(request)).service
 
 
 LifecycleDep = Annotated[Lifecycle, Depends(current_lifecycle)]

@@ -14,8 +14,8 @@ LOWEST = -9999.0
 class TextOffsets:
     """Where each token's text begins in the answer's text, in characters.
 
-    A token that begins inside a character has that character's offset. `start` is negative where the first tokens stand for
-    no text: what the tokenizer put in front of a prompt.
+    A token that begins inside a character has that character's offset. `start` is negative where
+    the first tokens stand for no text: what the tokenizer put in front of a prompt.
     """
 
     def __init__(self, start: int = 0) -> None:
@@ -48,7 +48,7 @@ def _finite(logprob: float) -> float:
 
 
 def _alternatives(token: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float] | None:
-    """The most likely tokens and the chosen one, by text; of equal texts the likelier one counts."""
+    """The most likely tokens and the chosen one by text; of equal texts the likelier counts."""
     if token.logprob is None:
         return None
     found: dict[str, float] = {}

@@ -2,15 +2,15 @@
 
 import secrets
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from server.engine.request import FinishReason
 from server.presets.served import Mode, Served, ServedPath
-
-FinishReason = Literal["stop", "length"]
 
 
 class Provenance(BaseModel):
@@ -132,13 +132,12 @@ class Envelope:
 
     served: Served
     id: str
-    object: str
-    created: int = field(default_factory=lambda: int(time.time()))
+    created: int
 
     @classmethod
-    def new(cls, served: Served, prefix: str, kind: str) -> "Envelope":
+    def new(cls, served: Served, prefix: str) -> "Envelope":
         """An envelope with an id of its own."""
-        return cls(served, f"{prefix}-{secrets.token_hex(16)}", kind)
+        return cls(served, f"{prefix}-{secrets.token_hex(16)}", int(time.time()))
 
     @property
     def provenance(self) -> Provenance:
@@ -152,11 +151,11 @@ class Envelope:
             path=served.path,
         )
 
-    def wrap(self, *choices: Choice) -> Answer:
+    def wrap(self, kind: str, choices: Sequence[Choice]) -> Answer:
         """An answer with these choices; usage and provenance are left to the caller."""
         return Answer(
             id=self.id,
-            object=self.object,
+            object=kind,
             created=self.created,
             model=self.served.model,
             system_fingerprint="fp_" + self.served.digest.rpartition(":")[2][:12],

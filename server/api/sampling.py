@@ -49,7 +49,7 @@ def chat_sampling(body: ChatBody, defaults: SamplingDefaults, limits: Limits) ->
 
 
 def _token_limit(given: int | None, name: str, wanted: int, limits: Limits) -> int:
-    """Tokens to generate; one more than the context holds is an error if the caller asked for it."""
+    """Tokens to generate; more than the context holds is an error if the caller asked for it."""
     room = limits.max_model_len - limits.prompt_len
     if room < 0 or (room == 0 and given != 0):
         raise InvalidRequestError(

@@ -1,4 +1,7 @@
-"""What the OpenAI routes take. Every field of OpenAI's is declared; one that is not supported may only be neutral."""
+"""What the OpenAI routes take.
+
+Every field of OpenAI's is declared; one that is not supported may only have its neutral value.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -92,7 +95,9 @@ class CompletionBody(GenerationBody):
     @model_validator(mode="after")
     def _check_best_of(self) -> Self:
         if self.best_of not in (None, 1, self.num_choices):
-            refuse("best_of", f"is not supported: leave it out, or send n = {self.num_choices} or 1")
+            refuse(
+                "best_of", f"is not supported: leave it out, or send n = {self.num_choices} or 1"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from merging.plan import Plan
 from server.errors import ServiceError
 from server.presets.published import Published
-from server.presets.record import StoredRevision
+from server.presets.record import PresetRecord, StoredRevision
 from server.presets.revising import ready
 from server.presets.snapshot import Preset, Serving
 from server.presets.store import PresetStore
@@ -32,16 +32,20 @@ class Builder:
         record = stored.record
         with self._published.lock:
             preset = self._published.snapshot.presets.get(record.name)
-            if preset is None or preset.record.revision < record.revision:
-                return  # deleted, and maybe created again
-            try:
-                with self._store.writing() as writer:
-                    writer.update_revision(record.name, record.revision, state="ready")
-            except ServiceError as error:
-                logger.warning("preset %s@%d serves: %s", record.name, record.revision, error)
+            if preset is None or not self._is_kept(record, preset.record):
+                return
             finished = _finished(preset, ready(stored, plan))
             if finished is not preset:
                 self._published.publish([finished])
+
+    def _is_kept(self, record: PresetRecord, newest: PresetRecord) -> bool:
+        """Mark a revision as built; False if it was deleted or pruned meanwhile."""
+        try:
+            with self._store.writing() as writer:
+                return writer.update_revision(record.name, record.revision, state="ready")
+        except ServiceError as error:
+            logger.warning("the state of %s could not be saved: %s", record.label, error)
+            return newest.revision == record.revision
 
     def close(self) -> None:
         """Finish what was submitted, and stop."""

@@ -4,31 +4,29 @@ Reads work on an immutable snapshot and take no lock. Edits are serialised: vali
 publish. What is published was committed, and what was acknowledged is on disk.
 """
 
-import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from merging.adapter import BaseTensor
 from merging.base import Base
-from server.errors import ServiceError
 from server.presets.builder import Builder
 from server.presets.document import PresetDocument
-from server.presets.editing import cleaned, patched
+from server.presets.editing import check_same_name, cleaned, patched
 from server.presets.explain import explain, explain_failed
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.loading import load
-from server.presets.models import list_models, model_card
+from server.presets.models import ModelList
 from server.presets.names import check_name
 from server.presets.observer import CatalogObserver, NullObserver
 from server.presets.planner import Planner
 from server.presets.policy import Policy
-from server.presets.preset_editor import PresetEditor, absent, existing, is_current
+from server.presets.preset_editor import PresetEditor, absent, existing
 from server.presets.published import Published
 from server.presets.record import Edit, EditResult, ModelCard, PresetRecord, SourceCard, now
 from server.presets.resolver import Resolver
+from server.presets.seeding import seed
 from server.presets.served import Overrides, Served
 from server.presets.snapshot import Preset, Snapshot
 from server.presets.source_editor import SourceEditor, existing_source
@@ -44,8 +42,6 @@ __all__ = [
     "PresetRecord",
     "SourceCard",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 class Catalog:
@@ -65,9 +61,7 @@ class Catalog:
     ) -> None:
         assert revisions_kept >= 1, "the newest revision is always kept"
         observer = observer or NullObserver()
-        self._store, self._base, self._policy = store, base, policy
-        self._revisions_kept = revisions_kept
-        self._created = int(now().timestamp())
+        self._store, self._revisions_kept = store, revisions_kept
         self._planner = Planner(base)
         self._registry = SourceRegistry(
             base, source_dirs, allow_base_mismatch=allow_base_mismatch, base_tensor=base_tensor
@@ -78,6 +72,7 @@ class Catalog:
             store, self._registry, self._planner, revisions_kept=revisions_kept
         )
         self._resolver = Resolver(self._planner, self._kept, policy)
+        self._models = ModelList(base, self._kept, policy, created=int(now().timestamp()))
         self._presets = PresetEditor(
             store,
             self._planner,
@@ -89,6 +84,10 @@ class Catalog:
         self._sources = SourceEditor(
             store, self._registry, self._planner, self._published, revisions_kept=revisions_kept
         )
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._published.snapshot
 
     # Start and stop
 
@@ -109,41 +108,28 @@ class Catalog:
         check_name(name, kind="source")
         path = Path(path).absolute()
         if name in self._snapshot.sources:
-            self._sources.replace(name, path, Edit(message=f"source {name} was given at start-up"))
+            self._sources.replace(name, path, Edit())
         else:
             self._sources.register(name, path)
         return self.source(name)
 
     def seed_presets(self, documents: Sequence[PresetDocument], origin: str) -> list[str]:
-        """Create the presets that do not exist. Returns a line for the log on every other one."""
-        lines = (self._seed(document, origin) for document in documents)
-        return [line for line in lines if line is not None]
-
-    def _seed(self, document: PresetDocument, origin: str) -> str | None:
-        current = self._snapshot.presets.get(document.name)
-        if current is None:
-            try:
-                self.create(document, edit=Edit(author=origin, message=f"created from {origin}"))
-            except ServiceError as error:
-                return f"preset {document.name!r} of {origin} was not created: {error.message}"
-            return f"preset {document.name!r} was created from {origin}"
-        if document.content() == current.record.document.content():
-            return None
-        return (
-            f"preset {document.name!r} of {origin} was not applied: it differs from revision "
-            f"{current.record.revision}, which is kept; delete the preset to take it from {origin}"
+        """Create the presets that do not exist. Returns lines for the log."""
+        lines = (
+            seed(document, self._snapshot.presets.get(document.name), origin, self._create)
+            for document in documents
         )
+        return [line for line in lines if line is not None]
 
     # Calling
 
     def models(self) -> list[ModelCard]:
         """Everything that can be called as `model`, the base first."""
-        return list_models(self._snapshot, self._base, self._policy, created=self._created)
+        return self._models.cards(self._snapshot)
 
     def model(self, model_id: str) -> ModelCard:
         """The card of one model string."""
-        snapshot = self._snapshot
-        return model_card(model_id, snapshot, self.models(), self._kept)
+        return self._models.card(self._snapshot, model_id)
 
     def resolve(self, model: str, overrides: Overrides | None = None) -> Served:
         """What a model string means now; the request that asks is pinned to it."""
@@ -157,36 +143,29 @@ class Catalog:
 
     def preset(self, name: str, revision: int | None = None) -> PresetRecord:
         """The newest revision of a preset, or a kept one."""
-        preset = existing(self._snapshot, name)
+        preset = self._existing(name)
         return preset.record if revision is None else self._kept.find(preset, revision).record
 
     def revisions(self, name: str) -> list[PresetRecord]:
         """The kept revisions of a preset, newest first."""
-        return self._kept.all(existing(self._snapshot, name))
+        return self._kept.all(self._existing(name))
 
     def explain(self, name: str, revision: int | None = None) -> dict[str, JsonValue]:
-        """What a revision resolves to, tensor by tensor."""
-        preset = existing(self._snapshot, name)
+        """What a revision resolves to, tensor by tensor, or why it cannot be built."""
+        preset = self._existing(name)
         stored = preset.head if revision is None else self._kept.find(preset, revision)
         if stored.record.state == "failed":
             return explain_failed(stored.record)
-        return explain(stored.record, self._plan(preset, stored.record.revision))
-
-    def _plan(self, preset: Preset, revision: int) -> Plan:
-        ...
+        return explain(stored.record, self._kept.plan(stored))
 
     def validate(self, document: PresetDocument) -> tuple[PresetRecord, dict[str, JsonValue]]:
-        """A dry run: the record that a document would become, and what explain says of it."""
-        return self._presets.dry_run(document)
+        """A dry run: the record that a document would become, and what explain would say."""
+        record, plan = self._presets.dry_run(document)
+        return record, explain(record, plan)
 
     def create(self, document: PresetDocument, *, edit: Edit) -> PresetRecord:
         """Create a preset; ConflictError if its name is taken."""
-
-        def change(current: Preset | None) -> PresetDocument:
-            absent(current, document.name)
-            return document
-
-        return self._presets.edit("create", document.name, cleaned(edit), change).record
+        return self._create(document, edit)
 
     def replace(self, name: str, document: PresetDocument, *, edit: Edit) -> EditResult:
         """Create a preset, or replace its document."""
@@ -212,3 +191,43 @@ class Catalog:
     def delete(self, name: str, *, edit: Edit) -> None:
         """Delete a preset and its revisions."""
         self._presets.delete(name, edit)
+
+    # Sources
+
+    def sources(self) -> list[SourceCard]:
+        """Every source, by name."""
+        snapshot = self._snapshot
+        return [snapshot.source_card(name) for name in sorted(snapshot.sources)]
+
+    def source(self, name: str) -> SourceCard:
+        """One source."""
+        snapshot = self._snapshot
+        return snapshot.source_card(existing_source(snapshot, name).name)
+
+    def register_source(self, name: str, path: str) -> SourceCard:
+        """Register a source that a client names, from inside a source folder."""
+        check_name(name, kind="source")
+        self._sources.register(name, self._registry.allowed_path(path))
+        return self.source(name)
+
+    def replace_source(
+        self, name: str, path: str, *, edit: Edit
+    ) -> tuple[SourceCard, list[PresetRecord]]:
+        """Give a source new content; returns the new revisions of the presets that use it."""
+        folder = self._registry.allowed_path(path)
+        presets = self._sources.replace(name, folder, cleaned(edit))
+        return self.source(name), [preset.record for preset in presets]
+
+    def delete_source(self, name: str) -> None:
+        """Forget a source; ConflictError if a preset uses it."""
+        self._sources.delete(name)
+
+    def _create(self, document: PresetDocument, edit: Edit) -> PresetRecord:
+        def change(current: Preset | None) -> PresetDocument:
+            absent(current, document.name)
+            return document
+
+        return self._presets.edit("create", document.name, cleaned(edit), change).record
+
+    def _existing(self, name: str) -> Preset:
+        return existing(self._snapshot.presets.get(name), name)

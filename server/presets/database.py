@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.interfaces import DBAPIConnection
 
 from server.errors import UnavailableError
 from server.presets.migrations import migrate
@@ -30,8 +30,7 @@ def open_database(url: str) -> Engine:
     """Connect to `url` and migrate its schema; StoreError if it cannot be used."""
     try:
         engine = _create_engine(url)
-        with engine.execution_options(immediate=True).begin() as connection:
-            migrate(connection)
+        _migrate(engine)
     except CommandError as error:
         raise StoreError(
             f"the database {url} was made by another version of mergeserve ({error}): "
@@ -42,6 +41,15 @@ def open_database(url: str) -> Engine:
     return engine
 
 
+def _migrate(engine: Engine) -> None:
+    try:
+        with engine.execution_options(immediate=True).begin() as connection:
+            migrate(connection)
+    except BaseException:
+        engine.dispose()
+        raise
+
+
 def _create_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
@@ -49,12 +57,17 @@ def _create_engine(url: str) -> Engine:
         raise StoreError(f"{url!r} is not a database URL such as sqlite:///PATH") from error
     if parsed.get_backend_name() != "sqlite":
         raise StoreError(f"{url!r} is not supported: give sqlite:///PATH as --database-url")
-    if parsed.database in (None, "", ":memory:"):
-        engine = create_engine(parsed, poolclass=StaticPool)
-    else:
-        assert parsed.database is not None
+    if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed)
+    else:  # for tests: one connection, which is the database, lent to one thread at a time
+        engine = create_engine(
+            parsed,
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=0,
+            connect_args={"check_same_thread": False},
+        )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from time import perf_counter
 
 from pydantic import JsonValue
@@ -44,19 +45,26 @@ def patched(record: PresetRecord, patch: object) -> PresetDocument:
                 "compares revisions, and rollback returns to one",
                 param=field,
             )
-    edits: dict[str, JsonValue] = {k: v for k, v in patch.items() if k not in SERVER_FIELDS}
-    if edits.get("name", record.name) != record.name:
-        raise InvalidRequestError(
-            f"name: a preset cannot be renamed from {record.name!r} to {edits['name']!r}; leave "
-            "it out, or create another preset",
-            param="name",
-        )
+    edits: dict[str, JsonValue] = {"name": record.name, **patch}
     return parse_document(merge_patch(record.document.to_json(), edits), name=record.name)
 
 
-def clean(text: str) -> str:
-    """Text that the database can hold: halves of surrogate pairs replaced."""
-    return text.encode(errors="replace").decode()
+def cleaned(edit: Edit) -> Edit:
+    """The edit with texts that the database can hold: halves of surrogate pairs are replaced."""
+    author, message = (
+        text.encode(errors="replace").decode() for text in (edit.author, edit.message)
+    )
+    return replace(edit, author=author, message=message)
+
+
+def check_same_name(name: str, document: PresetDocument) -> None:
+    """Refuse a document that names another preset than the one that is edited."""
+    if document.name != name:
+        raise InvalidRequestError(
+            f"name: a preset cannot be renamed from {name!r} to {document.name!r}; leave it out, "
+            "or create another preset",
+            param="name",
+        )
 
 
 class Phases:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from pydantic import JsonValue
 
-from merging.explanation import Explanation, SourceExplanation
+from merging.explanation import Explanation, Group, SourceExplanation
 from merging.plan import Plan
 from merging.recipe import BASE
 from server.presets.document import PresetDocument
@@ -86,5 +86,14 @@ def _header(record: PresetRecord) -> dict[str, JsonValue]:
 
 def _source_json(source: SourceExplanation) -> dict[str, JsonValue]:
     fields: dict[str, JsonValue] = asdict(source)
+    fields["ranks"] = list(source.ranks)
+    fields["groups"] = [_group_json(group) for group in source.groups]
     return fields
 
+
+def _group_json(group: Group) -> dict[str, JsonValue]:
+    return {
+        "layers": None if group.layers is None else list(group.layers),
+        "modules": list(group.modules),
+        "coefficient": group.coefficient,
+    }

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from merging.adapter import Adapter
 from merging.plan import Plan
-from server.errors import NotFoundError, UnavailableError, UnprocessableError
+from server.errors import NotFoundError, UnprocessableError
 from server.presets.planner import Planner, parse_recipe
 from server.presets.record import PresetRecord, StoredRevision
 from server.presets.snapshot import Preset
@@ -47,8 +47,6 @@ class KeptRevisions:
 
     def plan(self, stored: StoredRevision) -> Plan:
         """Compile a revision from the content that it was made of."""
-        if stored.record.state == "building":
-            raise UnavailableError(f"{_label(stored.record)} is still building", retry_after=1)
         recipe = parse_recipe(stored.record.document)
         return self._planner.plan(recipe, self._adapters(stored))
 
@@ -65,7 +63,7 @@ class KeptRevisions:
                 adapters[name] = adapter
         if reasons:
             raise UnprocessableError(
-                f"{_label(stored.record)} cannot be called: {'; '.join(reasons)}",
+                f"{stored.record.label} cannot be called: {'; '.join(reasons)}",
                 code="content_gone",
             )
         return adapters
@@ -90,10 +88,4 @@ class KeptRevisions:
 
 def _as_of(stored: StoredRevision, preset: Preset) -> StoredRevision:
     """With the time of the preset's last change, which may be later than the row that was read."""
-    return replace(
-        stored, record=replace(stored.record, updated_at=preset.record.updated_at)
-    )
-
-
-def _label(record: PresetRecord) -> str:
-    return f"{record.name}@{record.revision}"
+    return replace(stored, record=replace(stored.record, updated_at=preset.record.updated_at))

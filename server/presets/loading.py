@@ -98,4 +98,6 @@ def _log_preset(head: StoredRevision, preset: Preset) -> None:
     if record.state == "failed":
         logger.error("preset %s cannot be built: %s", record.name, "; ".join(record.reasons))
     elif is_revised(head, preset):
-        logger.warning("preset %s is at revision %d: %s", record.name, record.revision, record.message)
+        logger.warning(
+            "preset %s is at revision %d: %s", record.name, record.revision, record.message
+        )

@@ -1,4 +1,4 @@
-"""From documents to plans: sources looked up, merging's refusals turned into the caller's errors."""
+"""From documents to plans: finds the sources, and turns refusals into the caller's errors."""
 
 from collections.abc import Mapping
 

@@ -12,9 +12,9 @@ from server.presets.names import check_name
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
-from server.presets.record import Edit, EditResult, StoredRevision, now
+from server.presets.record import Edit, EditResult, PresetRecord, StoredRevision, now
 from server.presets.revising import new_revision, ready
-from server.presets.snapshot import Preset, Snapshot
+from server.presets.snapshot import Preset
 from server.presets.store import PresetStore
 
 Change = Callable[[Preset | None], PresetDocument]
@@ -62,18 +62,24 @@ class PresetEditor:
     def delete(self, name: str, edit: Edit) -> None:
         """Delete a preset and its revisions; its numbers are not used again."""
         with self._observed("delete", name) as observation, self._published.lock:
-            current = existing(self._published.snapshot, name)
+            current = existing(self._published.snapshot.presets.get(name), name)
             check_conditions(edit, name, current.record.revision)
             with observation.phases.timed("commit"), self._store.writing() as writer:
                 writer.delete_preset(name, head=current.record.revision, at=now())
             with observation.phases.timed("publish"):
                 self._published.publish(without=name)
 
-    def next_revision(self, document: PresetDocument, plan: Plan) -> StoredRevision:
-        """The revision that a document would become."""
-        counter = self._store.counter(document.name)
-        number = 1 if counter is None else counter.head + 1
-        return new_revision(document, plan, Edit(), number=number, at=now())
+    def dry_run(self, document: PresetDocument) -> tuple[PresetRecord, Plan]:
+        """What a document would become, by the rules of an edit; nothing is stored."""
+        name, snapshot = document.name, self._published.snapshot
+        current = snapshot.presets.get(name)
+        if current is None:
+            self._published.check_free(name, kind="preset")
+        plan = self._planner.plan_document(document, snapshot.sources)
+        if current is not None and is_current(document, current):
+            return current.record, plan
+        number = self._last_number(name, current) + 1
+        return new_revision(document, plan, Edit(), number=number, at=now()).record, plan
 
     def _document(
         self, name: str, current: Preset | None, edit: Edit, change: Change
@@ -90,18 +96,21 @@ class PresetEditor:
     def _commit(
         self, document: PresetDocument, plan: Plan, edit: Edit, current: Preset | None
     ) -> StoredRevision:
-        if current is not None:
-            number = current.record.revision + 1
-            stored = new_revision(document, plan, edit, number=number, at=now())
-            with self._store.writing() as writer:
-                writer.add_revision(stored, kept=self._revisions_kept)
-            return stored
-        counter = self._store.counter(document.name)
-        head = 0 if counter is None else counter.head
-        stored = new_revision(document, plan, edit, number=head + 1, at=now())
+        last = self._last_number(document.name, current)
+        stored = new_revision(document, plan, edit, number=last + 1, at=now())
         with self._store.writing() as writer:
-            writer.create_preset(stored, after=head)
+            if current is None:
+                writer.create_preset(stored, after=last)
+            else:
+                writer.add_revision(stored, kept=self._revisions_kept)
         return stored
+
+    def _last_number(self, name: str, current: Preset | None) -> int:
+        """The newest revision number that a name ever had; 0 if it was never used."""
+        if current is not None:
+            return current.record.revision
+        counter = self._store.counter(name)
+        return 0 if counter is None else counter.head
 
     def _publish(
         self, stored: StoredRevision, plan: Plan, current: Preset | None, edit: Edit
@@ -140,9 +149,8 @@ class Observation:
         self.outcome = "changed"
 
 
-def existing(snapshot: Snapshot, name: str) -> Preset:
-    """The preset of that name, or NotFoundError."""
-    preset = snapshot.presets.get(name)
+def existing(preset: Preset | None, name: str) -> Preset:
+    """The preset; NotFoundError if there is none."""
     if preset is None:
         raise NotFoundError(
             f"there is no preset {name!r}; GET /v1/presets lists those that exist", param="name"

@@ -37,6 +37,11 @@ class PresetRecord:
         """The preset's name."""
         return self.document.name
 
+    @property
+    def label(self) -> str:
+        """`tutor@7`."""
+        return f"{self.name}@{self.revision}"
+
     def server_fields(self) -> dict[str, JsonValue]:
         """The fields that the server owns."""
         return {

@@ -24,6 +24,7 @@ from server.presets.planner import (
     parse_recipe,
 )
 from server.presets.policy import Policy
+from server.presets.record import PresetRecord
 from server.presets.sampling_defaults import SamplingDefaults
 from server.presets.served import Overrides, Served
 from server.presets.snapshot import Preset, Serving, Snapshot
@@ -64,9 +65,8 @@ class Resolver:
         serving = preset.serving
         if serving is not None and revision in (None, serving.revision):
             return serving
-        if revision is None or revision == preset.record.revision:
-            raise _not_serving(preset)
-        stored = self._kept.find(preset, revision)
+        stored = preset.head if revision is None else self._kept.find(preset, revision)
+        _check_built(stored.record)
         return Serving(stored, self._kept.plan(stored))
 
     def _preset(
@@ -197,12 +197,11 @@ def _rule_without_ensemble() -> InvalidRequestError:
     )
 
 
-def _not_serving(preset: Preset) -> UnavailableError | UnprocessableError:
-    record = preset.record
-    label = f"{record.name}@{record.revision}"
+def _check_built(record: PresetRecord) -> None:
     if record.state == "building":
-        return UnavailableError(f"{label} is still building", retry_after=1)
-    return UnprocessableError(f"{label} cannot be called: {'; '.join(record.reasons)}")
+        raise UnavailableError(f"{record.label} is still building", retry_after=1)
+    if record.state == "failed":
+        raise UnprocessableError(f"{record.label} cannot be called: {'; '.join(record.reasons)}")
 
 
 def _served(

@@ -76,9 +76,7 @@ def is_revised(head: StoredRevision, after: Preset) -> bool:
     return after.record.revision > head.record.revision
 
 
-def store_refreshed(
-    writer: StoreWriter, head: StoredRevision, after: Preset, *, kept: int
-) -> None:
+def store_refreshed(writer: StoreWriter, head: StoredRevision, after: Preset, *, kept: int) -> None:
     """Write what a refresh changed: a new revision, or what the server says of the old one."""
     record = after.record
     if is_revised(head, after):

@@ -67,7 +67,7 @@ class SourceEditor:
                 reasons=(),
                 warnings=warnings,
             )
-            followers = self._follow(source, edit, at)
+            followers = self._follow(source, _revision_edit(source, edit), at)
             self._store_source(source, followers, at)
             self._publish(source, followers)
             return [after for before, after in followers if is_revised(before.head, after)]
@@ -141,3 +141,11 @@ def existing_source(snapshot: Snapshot, name: str) -> Source:
 def _is_current(source: Source, adapter: Adapter, path: Path) -> bool:
     loaded = source.adapter is not None
     return loaded and source.digest == adapter.digest and source.path == path
+
+
+def _revision_edit(source: Source, edit: Edit) -> Edit:
+    """The edit of the presets that follow: at once, and saying why."""
+    message = f"source {source.name} has new content"
+    return replace(
+        edit, wait=True, message=f"{message}: {edit.message}" if edit.message else message
+    )

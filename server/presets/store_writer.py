@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection, Table, delete, insert, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from server.errors import ConflictError
@@ -48,18 +48,16 @@ class StoreWriter:
     def delete_preset(self, name: str, *, head: int, at: datetime) -> None:
         """Forget a preset's revisions. Its row stays, so that no number is used again."""
         self._move(name, head, deleted=False, values={"deleted": True, "updated_at": at})
-        self._connection.execute(
-            delete(tables.revisions).where(tables.revisions.c.preset == name)
-        )
+        self._connection.execute(delete(tables.revisions).where(tables.revisions.c.preset == name))
 
-    def update_revision(self, name: str, revision: int, **values: str) -> None:
-        """Change what the server says of a revision: its state, digest or path."""
+    def update_revision(self, name: str, revision: int, **values: str) -> bool:
+        """Change what the server says of a revision: its state, digest or path.
+
+        False if there is no such revision.
+        """
         table = tables.revisions
-        self._connection.execute(
-            update(table)
-            .where(table.c.preset == name, table.c.revision == revision)
-            .values(**values)
-        )
+        is_it = (table.c.preset == name) & (table.c.revision == revision)
+        return self._connection.execute(update(table).where(is_it).values(**values)).rowcount == 1
 
     def finish_building(self) -> None:
         """Mark every revision as built: those that a crash cut off are planned again on loading."""
@@ -115,7 +113,7 @@ class StoreWriter:
 
     def _upsert(
         self,
-        table: tables.Table,
+        table: Table,
         key: Mapping[str, object],
         values: Mapping[str, object],
         first: Mapping[str, object] | None = None,

@@ -1,0 +1,95 @@
+"""Answers of `/v1/completions`."""
+
+from collections.abc import Sequence
+
+from server.api.generation import ChoiceOutput, ChoiceResult
+from server.api.logprobs import TextOffsets, completion_logprobs
+from server.api.prompts import EncodedPrompt
+from server.api.responses import Answer, CompletionChoice, CompletionLogprobs, Envelope
+from server.engine.request import FinishReason, TokenLogprobs
+from server.engine.tokenizer import Tokenizer
+from server.presets.served import Served
+
+KIND = "text_completion"
+
+
+class CompletionView:
+    """Shows what the engine generates as texts, which begin with their prompt with `echo`."""
+
+    def __init__(
+        self,
+        served: Served,
+        tokenizer: Tokenizer,
+        prompts: Sequence[EncodedPrompt],
+        num_choices: int,
+        *,
+        echo: bool,
+        logprobs: bool,
+    ) -> None:
+        self.envelope = Envelope.new(served, "cmpl")
+        self._tokenizer = tokenizer
+        self._logprobs = logprobs
+        self._echoes = [_echo(prompt, tokenizer) if echo else "" for prompt in prompts]
+        self._num_choices = num_choices
+        offsets = [
+            _offsets(prompt, tokenizer) if echo and logprobs else TextOffsets()
+            for prompt in prompts
+            for _ in range(num_choices)
+        ]
+        self._offsets = offsets
+        self._started = [False] * len(offsets)
+
+    def whole(self, results: Sequence[ChoiceResult]) -> Answer:
+        """The answer that is not streamed."""
+        choices = [
+            self._choice(index, result.text, (*result.prompt, *result.tokens), result.finish_reason)
+            for index, result in enumerate(results)
+        ]
+        return self.envelope.wrap(KIND, choices)
+
+    def chunks(self, news: ChoiceOutput) -> list[Answer]:
+        """The chunks that tell of one output."""
+        output = news.output
+        tokens = (*(output.prompt or ()), *output.tokens)
+        choice = self._choice(news.index, output.text, tokens, output.finish_reason)
+        return [self.envelope.wrap(KIND, [choice])]
+
+    def empty_chunk(self) -> Answer:
+        """A chunk without choices."""
+        return self.envelope.wrap(KIND, [])
+
+    def _choice(
+        self,
+        index: int,
+        text: str,
+        tokens: Sequence[TokenLogprobs],
+        finish_reason: FinishReason | None,
+    ) -> CompletionChoice:
+        if not self._started[index]:
+            self._started[index] = True
+            text = self._echoes[index // self._num_choices] + text
+        return CompletionChoice(
+            index=index,
+            text=text,
+            logprobs=self._logprobs_of(index, tokens),
+            finish_reason=finish_reason,
+        )
+
+    def _logprobs_of(
+        self, index: int, tokens: Sequence[TokenLogprobs]
+    ) -> CompletionLogprobs | None:
+        if not self._logprobs:
+            return None
+        return completion_logprobs(tokens, self._tokenizer, self._offsets[index])
+
+
+def _echo(prompt: EncodedPrompt, tokenizer: Tokenizer) -> str:
+    return tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
+
+
+def _offsets(prompt: EncodedPrompt, tokenizer: Tokenizer) -> TextOffsets:
+    """Offsets into an echoed text, in which what the tokenizer put in front is not shown."""
+    if prompt.text is None:
+        return TextOffsets()
+    decoded = tokenizer.decode(prompt.token_ids)
+    return TextOffsets(len(prompt.text) - len(decoded) if decoded.endswith(prompt.text) else 0)

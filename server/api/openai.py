@@ -1,0 +1,93 @@
+"""The OpenAI routes. From here follow `Generation.submit` to the engine."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import JsonValue
+
+from server.api.answering import answer, answer_stream
+from server.api.body import json_body
+from server.api.chat import ChatView
+from server.api.completions import CompletionView
+from server.api.generation import Generation
+from server.api.lifecycle import ServiceDep
+from server.api.prompts import encode_messages, encode_prompts
+from server.api.sampling import Limits, chat_sampling, completion_sampling
+from server.api.schemas import ChatBody, CompletionBody
+from server.api.service import Service
+from server.errors import InvalidRequestError
+
+router = APIRouter()
+
+
+@router.post("/v1/completions")
+async def create_completion(
+    request: Request,
+    service: ServiceDep,
+    body: Annotated[CompletionBody, Depends(json_body(CompletionBody))],
+) -> Response:
+    """Continue one or more prompts."""
+    served = await service.resolve(body.model, body.overrides)
+    check_num_streams(service, len(body.prompt) * body.num_choices)
+    prompts = await encode_prompts(body.prompt, service.tokenizer)
+    longest = max(len(prompt.token_ids) for prompt in prompts)
+    sampling = completion_sampling(body, served.defaults, _limits(service, "prompt", longest))
+    view = CompletionView(
+        served,
+        service.tokenizer,
+        prompts,
+        body.num_choices,
+        echo=bool(body.echo),
+        logprobs=body.logprobs is not None,
+    )
+    generation = Generation.submit(service, served, prompts, sampling, body.num_choices)
+    if body.stream:
+        return await answer_stream(request, generation, view, include_usage=body.include_usage)
+    return await answer(request, generation, view)
+
+
+@router.post("/v1/chat/completions")
+async def create_chat_completion(
+    request: Request,
+    service: ServiceDep,
+    body: Annotated[ChatBody, Depends(json_body(ChatBody))],
+) -> Response:
+    """Answer a conversation."""
+    served = await service.resolve(body.model, body.overrides)
+    check_num_streams(service, body.num_choices)
+    prompt = await encode_messages(body.messages, service.tokenizer)
+    limits = _limits(service, "messages", len(prompt.token_ids))
+    sampling = chat_sampling(body, served.defaults, limits)
+    view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs))
+    generation = Generation.submit(service, served, [prompt], sampling, body.num_choices)
+    if body.stream:
+        return await answer_stream(request, generation, view, include_usage=body.include_usage)
+    return await answer(request, generation, view)
+
+
+@router.get("/v1/models")
+def list_models(service: ServiceDep) -> dict[str, JsonValue]:
+    """Everything that can be called as `model`, the base first."""
+    return {"object": "list", "data": [card.to_json() for card in service.catalog.models()]}
+
+
+@router.get("/v1/models/{model_id:path}")
+def get_model(model_id: str, service: ServiceDep) -> dict[str, JsonValue]:
+    """One thing that can be called as `model`."""
+    return service.catalog.model(model_id).to_json()
+
+
+def check_num_streams(service: Service, num_streams: int) -> None:
+    """Refuse at once what the engine could never take at once."""
+    config = service.engine.config
+    limit = config.max_rows + config.max_queued
+    if num_streams > limit:
+        raise InvalidRequestError(
+            f"the request asks for {num_streams} completions, prompts times n, and this server "
+            f"takes {limit} at once: send fewer",
+            param="prompt",
+        )
+
+
+def _limits(service: Service, field: str, prompt_len: int) -> Limits:
+    return Limits(field, prompt_len, service.max_model_len, service.tokenizer.vocab_size)

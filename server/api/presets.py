@@ -1,0 +1,127 @@
+"""Routes of presets: documents, revisions, conditional edits."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from pydantic import Field, JsonValue
+
+from server.api.body import JSON, MERGE_PATCH, json_body, read_json
+from server.api.conditions import EditDep, etag, is_known
+from server.api.lifecycle import ServiceDep
+from server.api.query import only_query
+from server.api.schemas import Body
+from server.presets.document import parse_document
+from server.presets.record import Edit, EditResult, PresetRecord
+
+router = APIRouter(prefix="/v1/presets")
+
+Revision = Annotated[int | None, Query(ge=1, lt=10**18)]
+
+
+class RollbackBody(Body):
+    """`POST /v1/presets/{name}/rollback`."""
+
+    revision: Annotated[int, Field(ge=1, lt=10**18)]
+
+
+@router.get("", dependencies=[Depends(only_query())])
+def list_presets(service: ServiceDep) -> dict[str, JsonValue]:
+    """The newest revision of every preset."""
+    return _list(service.catalog.presets())
+
+
+@router.post("", dependencies=[Depends(only_query("dry_run", "message"))])
+async def create_preset(
+    request: Request, service: ServiceDep, edit: EditDep, dry_run: bool = False
+) -> Response:
+    """Create a preset, or with `dry_run` say what it would be."""
+    document = parse_document(await read_json(request))
+    if dry_run:
+        record, explanation = await run_in_threadpool(service.catalog.validate, document)
+        return JSONResponse({**record.to_json(), "dry_run": True, "explain": explanation})
+    record = await run_in_threadpool(service.catalog.create, document, edit=edit)
+    return _edited(EditResult(record, created=True, changed=True), edit)
+
+
+@router.get("/{name}", dependencies=[Depends(only_query("revision"))])
+def get_preset(
+    request: Request, name: str, service: ServiceDep, revision: Revision = None
+) -> Response:
+    """A preset, or one of its kept revisions."""
+    record = service.catalog.preset(name, revision)
+    if is_known(request, record.revision):
+        return Response(status_code=304, headers={"ETag": etag(record.revision)})
+    return _document(record)
+
+
+@router.put("/{name}", dependencies=[Depends(only_query("message"))])
+async def put_preset(request: Request, name: str, service: ServiceDep, edit: EditDep) -> Response:
+    """Create a preset or replace its document."""
+    document = parse_document(await read_json(request), name=name)
+    result = await run_in_threadpool(service.catalog.replace, name, document, edit=edit)
+    return _edited(result, edit)
+
+
+@router.patch("/{name}", dependencies=[Depends(only_query("message"))])
+async def patch_preset(request: Request, name: str, service: ServiceDep, edit: EditDep) -> Response:
+    """Apply a JSON merge patch (RFC 7396)."""
+    patch = await read_json(request, (MERGE_PATCH, JSON))
+    result = await run_in_threadpool(service.catalog.patch, name, patch, edit=edit)
+    return _edited(result, edit)
+
+
+@router.delete("/{name}", dependencies=[Depends(only_query("message"))])
+def delete_preset(name: str, service: ServiceDep, edit: EditDep) -> Response:
+    """Delete a preset; requests in flight finish."""
+    service.catalog.delete(name, edit=edit)
+    return Response(status_code=204)
+
+
+@router.get("/{name}/revisions", dependencies=[Depends(only_query())])
+def list_revisions(name: str, service: ServiceDep) -> dict[str, JsonValue]:
+    """The kept revisions of a preset, newest first."""
+    return _list(service.catalog.revisions(name))
+
+
+@router.post("/{name}/rollback", dependencies=[Depends(only_query("message"))])
+async def roll_back(
+    name: str,
+    service: ServiceDep,
+    edit: EditDep,
+    body: Annotated[RollbackBody, Depends(json_body(RollbackBody))],
+) -> Response:
+    """Make a new revision of what an old one was."""
+    result = await run_in_threadpool(service.catalog.rollback, name, body.revision, edit=edit)
+    return _edited(result, edit)
+
+
+@router.get("/{name}/explain", dependencies=[Depends(only_query("revision"))])
+def explain_preset(
+    name: str, service: ServiceDep, revision: Revision = None
+) -> dict[str, JsonValue]:
+    """What a preset resolves to, tensor by tensor, and why."""
+    return service.catalog.explain(name, revision)
+
+
+def _list(records: list[PresetRecord]) -> dict[str, JsonValue]:
+    return {"object": "list", "data": [record.to_json() for record in records]}
+
+
+def _document(
+    record: PresetRecord, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    all_headers = {"ETag": etag(record.revision), **(headers or {})}
+    return JSONResponse(record.to_json(), status_code=status, headers=all_headers)
+
+
+def _edited(result: EditResult, edit: Edit) -> Response:
+    """201 for what is new, 202 for what was asked to be answered at once, else 200."""
+    headers = {}
+    if result.created:
+        headers["Location"] = f"/v1/presets/{result.record.name}"
+    if result.changed and not edit.wait:
+        headers["Preference-Applied"] = "respond-async"
+        return _document(result.record, 202, headers)
+    return _document(result.record, 201 if result.created else 200, headers)

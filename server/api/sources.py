@@ -1,0 +1,84 @@
+"""Routes of sources: registered adapters."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from pydantic import Field, JsonValue
+
+from server.api.body import json_body
+from server.api.conditions import EditDep, no_conditions
+from server.api.lifecycle import ServiceDep
+from server.api.query import only_query
+from server.api.schemas import Body
+from server.errors import InvalidRequestError
+
+router = APIRouter(prefix="/v1/sources")
+
+FolderPath = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class NewSource(Body):
+    """`POST /v1/sources`."""
+
+    name: str
+    path: FolderPath
+
+
+class NewContent(Body):
+    """`PUT /v1/sources/{name}`."""
+
+    name: str | None = None
+    path: FolderPath
+
+
+@router.get("", dependencies=[Depends(only_query())])
+def list_sources(service: ServiceDep) -> dict[str, JsonValue]:
+    """Every source."""
+    return {"object": "list", "data": [card.to_json() for card in service.catalog.sources()]}
+
+
+@router.post("", dependencies=[Depends(only_query())])
+async def register_source(
+    service: ServiceDep, body: Annotated[NewSource, Depends(json_body(NewSource))]
+) -> Response:
+    """Register an adapter from a folder inside a `--source-dir`."""
+    card = await run_in_threadpool(service.catalog.register_source, body.name, body.path)
+    headers = {"Location": f"/v1/sources/{card.name}"}
+    return JSONResponse(card.to_json(), status_code=201, headers=headers)
+
+
+@router.get("/{name}", dependencies=[Depends(only_query())])
+def get_source(name: str, service: ServiceDep) -> dict[str, JsonValue]:
+    """One source."""
+    return service.catalog.source(name).to_json()
+
+
+@router.put("/{name}", dependencies=[Depends(only_query("message")), Depends(no_conditions)])
+async def replace_source(
+    name: str,
+    service: ServiceDep,
+    edit: EditDep,
+    body: Annotated[NewContent, Depends(json_body(NewContent))],
+) -> Response:
+    """Give a source new content; every preset that uses it gets a new revision, all or none."""
+    if body.name not in (None, name):
+        raise InvalidRequestError(
+            f"name: a source cannot be renamed from {name!r} to {body.name!r}; leave it out",
+            param="name",
+        )
+    card, records = await run_in_threadpool(
+        service.catalog.replace_source, name, body.path, edit=edit
+    )
+    revisions: list[JsonValue] = [
+        {"name": record.name, "revision": record.revision} for record in records
+    ]
+    return JSONResponse({**card.to_json(), "new_revisions": revisions})
+
+
+@router.delete("/{name}", dependencies=[Depends(only_query()), Depends(no_conditions)])
+def delete_source(name: str, service: ServiceDep) -> Response:
+    """Forget a source that no preset uses."""
+    service.catalog.delete_source(name)
+    return Response(status_code=204)

@@ -1,0 +1,156 @@
+"""The application: its middleware, routes and lifecycle, wired here and nowhere else."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import yaml
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from server.api import health, methods, openai, presets, sources, tokenization
+from server.api.access_log import AccessLog
+from server.api.auth import Authentication, KeyRing
+from server.api.errors import (
+    ErrorBoundary,
+    on_http_exception,
+    on_invalid_parameters,
+    on_service_error,
+    on_template_error,
+)
+from server.api.gate import Gate
+from server.api.lifecycle import Lifecycle
+from server.api.service import Service
+from server.demo import demo_presets, demo_sources, ensure_demo_model
+from server.engine.async_engine import AsyncEngine
+from server.engine.loading import EngineOptions, Progress, load_engine, model_folder
+from server.engine.tokenizer import TemplateError
+from server.errors import InvalidRequestError, ServiceError
+from server.metrics import Metrics
+from server.presets.catalog import Catalog
+from server.presets.document import PresetDocument, parse_document
+from server.presets.store import PresetStore
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Loader = Callable[[Settings, Metrics], Service]
+"""Makes the service; runs on a thread of its own while the server already listens."""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_progress) -> Service:
+    """Load the model, then the sources and presets."""
+    model = ensure_demo_model() if settings.demo else settings.model
+    assert model is not None, "a model or --demo is asked for before anything is loaded"
+    loaded = load_engine(model, _engine_options(settings), progress=progress, observer=metrics)
+    store = PresetStore(settings.database_for(loaded.base.name))
+    catalog = Catalog(
+        store,
+        loaded.base,
+        policy=settings.policy,
+        source_dirs=settings.source_dir,
+        allow_base_mismatch=settings.allow_base_mismatch,
+        observer=metrics,
+        revisions_kept=settings.revisions_kept,
+    )
+    _fill(catalog, settings, progress)
+
+    def close() -> None:
+        catalog.close()
+        store.close()
+
+    engine = AsyncEngine(loaded.engine, num_threads=settings.num_threads)
+    return Service(engine, loaded.tokenizer, catalog, settings.request_timeout, close)
+
+
+def _engine_options(settings: Settings) -> EngineOptions:
+    template = settings.chat_template
+    return EngineOptions(
+        device=settings.device,
+        dtype=settings.dtype,
+        max_rows=settings.max_rows,
+        max_model_len=settings.max_model_len,
+        max_queued=settings.max_queued,
+        kv_memory=settings.kv_memory,
+        num_threads=settings.num_threads,
+        served_model_name=settings.served_model_name,
+        chat_template=None if template is None else template.read_text("utf-8"),
+    )
+
+
+def _fill(catalog: Catalog, settings: Settings, progress: Progress) -> None:
+    """Register what the store, the demo and the settings name."""
+    catalog.load()
+    folders = demo_sources() if settings.demo else {}
+    folders |= {spec.name: model_folder(spec.location, progress) for spec in settings.source}
+    for name, folder in folders.items():
+        catalog.add_source(name, folder)
+    files = [demo_presets()] if settings.demo else []
+    files += [settings.presets] if settings.presets else []
+    for path in files:
+        for line in catalog.seed_presets(read_presets(path), path.name):
+            logger.info("%s", line)
+
+
+def read_presets(path: Path) -> list[PresetDocument]:
+    """Read a YAML list of preset documents."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidRequestError(f"{path}: {error}") from error
+    if not isinstance(content, list):
+        raise InvalidRequestError(f"{path}: expected a list of preset documents")
+    try:
+        return [parse_document(item) for item in content]
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{path}: {error.message}") from error
+
+
+def create_app(settings: Settings, *, load: Loader = load_service) -> FastAPI:
+    """An application that begins to load when it starts. Several can live in one process."""
+    metrics = Metrics()
+    lifecycle = Lifecycle(partial(load, settings, metrics))
+    keys = KeyRing(settings.api_key, settings.admin_key, metrics_open=settings.metrics_open)
+    app = FastAPI(
+        title="mergeserve",
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan(lifecycle),
+        middleware=[  # the first one is outermost
+            Middleware(AccessLog, metrics),
+            Middleware(ErrorBoundary),
+            Middleware(Authentication, keys),
+            Middleware(Gate, lifecycle),
+        ],
+        exception_handlers={
+            ServiceError: on_service_error,
+            TemplateError: on_template_error,
+            RequestValidationError: on_invalid_parameters,
+            HTTPException: on_http_exception,
+        },
+    )
+    app.state.lifecycle = lifecycle
+    app.state.metrics = metrics
+    for module in (openai, tokenization, presets, sources, methods, health):
+        app.include_router(module.router)
+    return app
+
+
+def _lifespan(
+    lifecycle: Lifecycle,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        lifecycle.start()
+        yield
+        await lifecycle.stop()
+
+    return lifespan

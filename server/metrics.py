@@ -1,0 +1,200 @@
+"""Prometheus metrics of one application, in a registry of its own.
+
+It watches the engine and the catalog; what it keeps per preset is bounded by the number of presets.
+"""
+
+import threading
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from server.engine.stats import RequestStats, StepStats
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+PREFIX = "mergeserve"
+MAX_PRESETS = 200
+OTHER = "other"
+"""Label of the presets beyond the first `MAX_PRESETS`."""
+
+# Buckets as vLLM's, where the meaning is the same.
+FIRST_TOKEN_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+INTER_TOKEN_BUCKETS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0),
+)
+REQUEST_BUCKETS = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0),
+    *(240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+EDIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+
+REQUEST_LABELS = ("preset", "mode", "path")
+
+
+class Metrics:
+    """Every metric of one server. Implements EngineObserver and CatalogObserver."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._lock = threading.Lock()
+        self._presets: Mapping[str, tuple[int, str]] = {}
+        self._labels: set[str] = set()
+        self._define_requests()
+        self._define_engine()
+        self._define_presets()
+
+    def render(self) -> bytes:
+        """All metrics as Prometheus text."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, namespace=PREFIX, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(name, text, labels, namespace=PREFIX, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()
+    ) -> Histogram:
+        return Histogram(
+            name, text, labels, buckets=buckets, namespace=PREFIX, registry=self.registry
+        )
+
+    def _define_requests(self) -> None:
+        self._http_requests = self._counter(
+            "http_requests", "HTTP requests answered.", ("method", "route", "status")
+        )
+        self._requests = self._counter(
+            "requests", "Completions that ended, by how.", (*REQUEST_LABELS, "outcome")
+        )
+        self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens.", REQUEST_LABELS)
+        self._generation_tokens = self._counter(
+            "generation_tokens", "Tokens generated.", REQUEST_LABELS
+        )
+        self._first_token = self._histogram(
+            "time_to_first_token_seconds",
+            "From a request's arrival to its first token.",
+            FIRST_TOKEN_BUCKETS,
+            REQUEST_LABELS,
+        )
+        self._inter_token = self._histogram(
+            "inter_token_latency_seconds",
+            "Between two tokens of a request.",
+            INTER_TOKEN_BUCKETS,
+            REQUEST_LABELS,
+        )
+        self._end_to_end = self._histogram(
+            "e2e_request_latency_seconds",
+            "From a request's arrival to its end.",
+            REQUEST_BUCKETS,
+            REQUEST_LABELS,
+        )
+        self._queue_time = self._histogram(
+            "request_queue_time_seconds",
+            "From a request's arrival to its first step.",
+            REQUEST_BUCKETS,
+            REQUEST_LABELS,
+        )
+
+    def _define_engine(self) -> None:
+        self._running = self._gauge("num_requests_running", "Requests that have rows.")
+        self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a row.")
+        self._rows = self._gauge("num_rows_running", "Rows of the last step.")
+        self._kv_usage = self._gauge("kv_cache_usage_ratio", "Share of the KV cache in use.")
+        self._active_rank = self._gauge(
+            "active_adapter_rank", "Ranks of all adapters in the last step, summed."
+        )
+        self._preemptions = self._counter("num_preemptions", "Requests put back in the queue.")
+        self._prefix_queries = self._counter(
+            "prefix_cache_queries", "Prompt tokens looked up in the prefix cache."
+        )
+        self._prefix_hits = self._counter(
+            "prefix_cache_hits", "Prompt tokens found in the prefix cache."
+        )
+        self._step_seconds = self._histogram(
+            "engine_step_seconds", "Duration of an engine step.", STEP_BUCKETS
+        )
+        self._step_rows = self._histogram(
+            "engine_step_rows", "Rows of an engine step.", ROW_BUCKETS
+        )
+
+    def _define_presets(self) -> None:
+        self._revision_info = self._gauge(
+            "preset_revision_info",
+            "1 for the revision that a preset serves.",
+            ("preset", "revision", "digest"),
+        )
+        self._edits = self._counter(
+            "preset_edits", "Edits of presets, by outcome.", ("operation", "outcome")
+        )
+        self._edit_seconds = self._histogram(
+            "preset_edit_seconds", "Duration of an edit's phases.", EDIT_BUCKETS, ("phase",)
+        )
+
+    # The HTTP server
+
+    def http_request(self, method: str, route: str, status: int) -> None:
+        """An answer was sent. `route` is a template such as `/v1/presets/{name}`."""
+        self._http_requests.labels(method, route, str(status)).inc()
+
+    # The engine
+
+    def step(self, stats: StepStats) -> None:
+        """A step was computed."""
+        self._running.set(stats.num_groups_running)
+        self._waiting.set(stats.num_groups_waiting)
+        self._rows.set(stats.num_rows if stats.num_groups_running else 0)
+        self._kv_usage.set(stats.kv_cache_usage)
+        self._active_rank.set(stats.active_rank)
+        self._preemptions.inc(stats.num_preempted)
+        self._prefix_queries.inc(stats.prefix_queries)
+        self._prefix_hits.inc(stats.prefix_hits)
+        self._step_seconds.observe(stats.seconds)
+        self._step_rows.observe(stats.num_rows)
+
+    def finished(self, stats: RequestStats) -> None:
+        """A request ended."""
+        labels = (self._preset_label(stats.label), stats.mode, stats.path)
+        self._requests.labels(*labels, stats.outcome).inc()
+        self._prompt_tokens.labels(*labels).inc(stats.prompt_tokens)
+        self._generation_tokens.labels(*labels).inc(stats.generation_tokens)
+        self._queue_time.labels(*labels).observe(stats.queue_seconds)
+        self._end_to_end.labels(*labels).observe(stats.e2e_seconds)
+        if stats.time_to_first_token_seconds is not None:
+            self._first_token.labels(*labels).observe(stats.time_to_first_token_seconds)
+        inter_token = self._inter_token.labels(*labels)
+        for seconds in stats.inter_token_seconds:
+            inter_token.observe(seconds)
+
+    def _preset_label(self, preset: str) -> str:
+        with self._lock:
+            if preset not in self._labels and len(self._labels) >= MAX_PRESETS:
+                return OTHER
+            self._labels.add(preset)
+            return preset
+
+    # The catalog
+
+    def preset_edited(
+        self, preset: str, operation: str, outcome: str, seconds_by_phase: Mapping[str, float]
+    ) -> None:
+        """An edit ended."""
+        self._edits.labels(operation, outcome).inc()
+        for phase, seconds in seconds_by_phase.items():
+            self._edit_seconds.labels(phase).observe(seconds)
+
+    def presets_changed(self, revisions: Mapping[str, tuple[int, str]]) -> None:
+        """Presets serve other revisions now."""
+        with self._lock:
+            before, self._presets = self._presets, dict(revisions)
+            for preset, (revision, digest) in before.items():
+                if revisions.get(preset) != (revision, digest):
+                    self._revision_info.remove(preset, str(revision), digest)
+            for preset, (revision, digest) in revisions.items():
+                self._revision_info.labels(preset, str(revision), digest).set(1)

@@ -1,0 +1,163 @@
+"""The scheduler decides without a model."""
+
+import pytest
+import torch
+
+from merging.blend import Blend
+from server.engine.config import EngineConfig
+from server.engine.detokenizer import Detokenizer
+from server.engine.group import Group
+from server.engine.request import Member, Request, SamplingParams
+from server.engine.scheduler import Scheduler, StepPlan
+
+BASE = Blend("base", (), torch.zeros(0, 0))
+
+
+def make_scheduler(**options: int) -> Scheduler:
+    """A scheduler with 20 blocks of 4 tokens, 4 rows and 8 tokens a step."""
+    settings = {"num_blocks": 20, "block_size": 4, "max_rows": 4, "max_step_tokens": 8}
+    return Scheduler(EngineConfig(max_model_len=60, **{**settings, **options}))
+
+
+def add(scheduler: Scheduler, *lengths: int, start: int = 0, **sampling: object) -> Group:
+    """Queue a group with one row for each length; prompts of different `start` share nothing."""
+    members = tuple(Member(tuple(range(start, start + length)), BASE) for length in lengths)
+    params = SamplingParams(**sampling)  # type: ignore[arg-type]
+    rule = None if len(members) == 1 else (lambda logits: logits[0])
+    group = Group(Request(members, params, rule=rule), Detokenizer(lambda ids: "", (), ()))
+    scheduler.add(group)
+    return group
+
+
+def advance(scheduler: Scheduler) -> StepPlan:
+    """Plan a step, pretend that it was computed, and give every ready group a token."""
+    plan = scheduler.schedule()
+    scheduler.computed(plan)
+    for group in scheduler.running:
+        if group.is_ready:
+            for row in group.rows:
+                row.tokens.append(1)
+    return plan
+
+
+def shares(plan: StepPlan) -> list[tuple[Group, int]]:
+    """Who gets how many tokens."""
+    return [(item.group, item.num_tokens) for item in plan.work]
+
+
+def test_long_prompts_are_read_in_chunks() -> None:
+    """A prompt longer than a step's tokens takes several steps."""
+    scheduler = make_scheduler()
+    group = add(scheduler, 19)
+    assert [[(group, 8)], [(group, 8)], [(group, 3)]] == [shares(advance(scheduler)) for _ in range(3)]
+
+
+def test_decoding_comes_before_prefill() -> None:
+    """A running stream gets its token in every step, however long a prompt is being read."""
+    scheduler = make_scheduler()
+    reading = add(scheduler, 20)
+    advance(scheduler)
+    stream = add(scheduler, 7, start=100)
+    plans = [shares(advance(scheduler)) for _ in range(5)]
+    assert [(reading, 4), (stream, 4)] == plans[1]
+    long = add(scheduler, 30, start=200)
+    assert [(reading, 1), (stream, 1), (long, 6)] == shares(advance(scheduler))
+    assert [(reading, 1), (stream, 1), (long, 6)] == shares(advance(scheduler))
+
+
+def test_rows_are_bounded_and_a_group_is_admitted_whole() -> None:
+    """A group waits until all its rows fit."""
+    scheduler = make_scheduler()
+    first, second, third = add(scheduler, 2, 2), add(scheduler, 2, 2, 2, start=9), add(scheduler, 2, start=20)
+    scheduler.schedule()
+    assert ([first], [second, third]) == (scheduler.running, list(scheduler.waiting))
+
+
+def test_groups_start_in_order_of_arrival() -> None:
+    """Nobody overtakes the first of the queue for want of blocks."""
+    scheduler = make_scheduler()
+    big, bigger, small = add(scheduler, 40), add(scheduler, 50, start=100), add(scheduler, 2, start=300)
+    scheduler.schedule()
+    assert [big] == scheduler.running
+    assert [bigger, small] == list(scheduler.waiting)
+
+
+def test_the_youngest_is_preempted_and_comes_back_first() -> None:
+    """When decoding runs out of blocks, the youngest group gives all of its back and waits at the front."""
+    scheduler = make_scheduler(num_blocks=16, max_step_tokens=64)
+    old, young = add(scheduler, 31), add(scheduler, 31, start=100)
+    advance(scheduler)
+    later = add(scheduler, 3, start=200)
+    plans = [advance(scheduler) for _ in range(3)]
+    assert 1 == sum(plan.num_preempted for plan in plans)
+    assert [old] == scheduler.running
+    assert [young, later] == list(scheduler.waiting)
+    assert 1 == young.num_preemptions
+    assert all(item.group is old for item in plans[-1].work)
+
+
+def test_a_group_is_preempted_whole() -> None:
+    """All rows of a group give back their blocks together, and its planned work is withdrawn."""
+    scheduler = make_scheduler(max_step_tokens=64)
+    old, pair = add(scheduler, 23), add(scheduler, 16, 16, start=100)
+    for _ in range(12):
+        plan = advance(scheduler)
+        if plan.num_preempted:
+            break
+    assert [old] == scheduler.running
+    assert all(not row.block_table and row.num_computed == 0 for row in pair.rows)
+    scheduler.blocks.check_integrity([row.block_table for row in old.rows])
+
+
+def test_a_cached_prefix_is_not_computed_again() -> None:
+    """The full blocks of a prompt read before are shared; the last token is always computed."""
+    scheduler = make_scheduler()
+    first = add(scheduler, 8)
+    advance(scheduler)
+    scheduler.finish(first)
+    second = add(scheduler, 8)
+    plan = scheduler.schedule()
+    assert [(second, 4)] == shares(plan)
+    assert (8, 4) == (plan.prefix_queries, plan.prefix_hits)
+
+
+def test_prompts_to_be_scored_are_computed_whole() -> None:
+    """A group that wants prompt log-probabilities reuses nothing: it needs every position's logits."""
+    scheduler = make_scheduler()
+    first = add(scheduler, 8)
+    advance(scheduler)
+    scheduler.finish(first)
+    scored = add(scheduler, 8, prompt_logprobs=0)
+    assert [(scored, 8)] == shares(scheduler.schedule())
+
+
+def test_a_twin_waits_for_the_prompt_that_is_being_read() -> None:
+    """A group whose next block is just being computed starts once it can share it, and others pass it meanwhile."""
+    scheduler = make_scheduler()
+    first, twin, other = add(scheduler, 13), add(scheduler, 13), add(scheduler, 2, start=50)
+    advance(scheduler)
+    assert [first] == scheduler.running
+    advance(scheduler)
+    assert {first, other} <= set(scheduler.running)
+    advance(scheduler)
+    assert 12 == twin.num_cached_tokens
+
+
+def test_finishing_a_waiting_group_takes_it_from_the_queue() -> None:
+    """A group that is aborted before it started leaves nothing behind."""
+    scheduler = make_scheduler()
+    group = add(scheduler, 3)
+    scheduler.finish(group)
+    assert not scheduler.has_work
+    scheduler.blocks.check_integrity([])
+
+
+@pytest.mark.parametrize("length", [1, 4, 5])
+def test_blocks_are_taken_as_tokens_need_them(length: int) -> None:
+    """A row holds exactly the blocks that its computed tokens need."""
+    scheduler = make_scheduler()
+    group = add(scheduler, length)
+    for _ in range(9):
+        advance(scheduler)
+        (row,) = group.rows
+        assert -(-row.num_computed // 4) == len(row.block_table)
