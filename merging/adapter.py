@@ -12,7 +12,7 @@ from merging.base import Base, split_layer
 from merging.checkpoint import no_weights, read_tensors
 from merging.digest import content_digest, json_digest, value_digest
 from merging.errors import BaseMismatchError, SourceError
-from merging.wording import shown
+from merging.wording import grouped, shown
 
 WEIGHTS = "adapter_model.safetensors"
 BASE_DIGEST_KEYS = ("base_digest", "base_model_digest")
@@ -76,7 +76,8 @@ def read_adapter(folder: Path) -> Adapter:
         raise SourceError([*config.refusals.values(), absent])
     header, tensors = read_tensors(path)
     parts = sort_tensors(tensors)
-    reasons = [*({**parts.refusals, **config.refusals}).values(), *_problems(parts, config)]
+    refusals = {**parts.refusals, **config.refusals}
+    reasons = [*refusals.values(), *grouped(_problems(parts, config))]
     if reasons:
         raise SourceError(reasons)
     factors = {
@@ -95,31 +96,31 @@ def read_adapter(folder: Path) -> Adapter:
     )
 
 
-def _problems(parts: AdapterTensors, config: AdapterConfig) -> Iterator[str]:
-    if not parts.a and not parts.b:
-        yield "it has no lora_A and lora_B tensors"
+def _problems(parts: AdapterTensors, config: AdapterConfig) -> Iterator[tuple[str, str]]:
+    """What is wrong with the factors of each module: (module, problem)."""
     for module in sorted(parts.a.keys() ^ parts.b.keys()):
         here, missing = ("A", "B") if module in parts.a else ("B", "A")
-        yield f"{module} has lora_{here}, and no lora_{missing}"
+        yield module, f"has lora_{here}, and no lora_{missing}"
     for module in sorted(parts.a.keys() & parts.b.keys()):
-        yield from _pair_problems(module, parts.a[module], parts.b[module], config)
+        for problem in _pair_problems(module, parts.a[module], parts.b[module], config):
+            yield module, problem
 
 
 def _pair_problems(
     module: str, a: torch.Tensor, b: torch.Tensor, config: AdapterConfig
 ) -> Iterator[str]:
-    rank, shapes = config.rank_of(module), f"lora_A {list(a.shape)} and lora_B {list(b.shape)}"
+    rank, shapes = config.rank_of(module), f"has lora_A {list(a.shape)}, lora_B {list(b.shape)}"
     if a.ndim != 2 or b.ndim != 2:
-        yield f"{module} has {shapes}: only linear layers, with two dimensions, are supported"
+        yield f"{shapes}: only linear layers, with two dimensions, are supported"
     elif a.shape[0] != b.shape[1]:
-        yield f"{module} has {shapes}, which are of different ranks"
-    elif a.shape[0] != rank:
-        yield f"{module} has {shapes}, of rank {a.shape[0]}, and the config gives it rank {rank}"
+        yield f"{shapes}, which are of different ranks"
+    elif rank and a.shape[0] != rank:
+        yield f"{shapes}, of rank {a.shape[0]}, and the config gives it rank {rank}"
     for letter, tensor in (("A", a), ("B", b)):
-        if problem := value_problem(module, letter, tensor):
-            yield problem
+        if problem := value_problem(tensor):
+            yield f"lora_{letter} {problem}"
     if config.ties_head and split_layer(module)[0] is None:
-        yield f"ensure_weight_tying is not supported for {module}: train with it off"
+        yield "ensure_weight_tying is not supported outside the layers: train with it off"
 
 
 def _digest(factors: Mapping[str, LowRank]) -> str:
@@ -189,16 +190,16 @@ def _module_reasons(adapter: Adapter, base: Base) -> Iterator[str]:
     unknown = [module for module in adapter.factors if module not in base.linears]
     if unknown:
         yield f"the base has no linear layer named {shown(unknown)}"
-    wrong: dict[str, list[str]] = {}
-    for module in adapter.factors.keys() & base.linears.keys():
-        linear, factor = base.linears[module], adapter.factors[module]
-        expected = (linear.out_features, linear.in_features)
-        shape = (factor.b.shape[0], factor.a.shape[1])
-        if shape != expected:
-            message = f"the adapter is for {list(shape)} [out, in], the base has {list(expected)}"
-            wrong.setdefault(message, []).append(module)
-    for message, modules in sorted(wrong.items()):
-        yield f"{shown(sorted(modules))}: {message}"
+    yield from grouped(_wrong_shapes(adapter, base))
+
+
+def _wrong_shapes(adapter: Adapter, base: Base) -> Iterator[tuple[str, str]]:
+    for module, factor in adapter.factors.items():
+        linear = base.linears.get(module)
+        shape = [factor.b.shape[0], factor.a.shape[1]]
+        if linear is not None and shape != [linear.out_features, linear.in_features]:
+            expected = [linear.out_features, linear.in_features]
+            yield module, f"the adapter is for {shape} [out, in], the base has {expected}"
 
 
 def _copy_reasons(adapter: Adapter, base_tensor: BaseTensor | None) -> Iterator[str]:

@@ -98,7 +98,10 @@ def refusal(feature: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """The fields that matter at inference, and `refusals`: reasons against serving, by field."""
+    """The fields that matter at inference, and `refusals`: reasons against serving, by field.
+
+    A rank that is refused is 0.
+    """
 
     rank: int
     alpha: float
@@ -218,7 +221,7 @@ def _positive(value: object, key: str, refusals: dict[str, str]) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     refusals[key] = f"{key} must be a positive integer, got {value!r}"
-    return 1
+    return 0
 
 
 def _number(value: object, key: str, refusals: dict[str, str]) -> float:

@@ -49,7 +49,9 @@ def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
     for key, tensor in sorted(tensors.items()):
         name = key.removeprefix(PREFIX)
         mark = next((mark for mark in MARKS if mark in name), None)
-        if mark is not None:
+        if name == key:  # PEFT would not load it
+            unexpected.append(key)
+        elif mark is not None:
             refusals[MARKS[mark]] = refusal(MARKS[mark])
         elif match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             factors[match[2]][match[1]] = tensor
@@ -62,14 +64,16 @@ def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
         else:
             unexpected.append(key)
     if unexpected:
-        refusals["unexpected"] = f"it has tensors that are not understood: {shown(unexpected)}"
+        refusals["unexpected"] = f"it has tensors that PEFT does not write: {shown(unexpected)}"
+    if not factors["A"] and not factors["B"]:
+        refusals["empty"] = "it has no lora_A and lora_B tensors"
     return AdapterTensors(factors["A"], factors["B"], base_copies, refusals)
 
 
-def value_problem(module: str, letter: str, tensor: torch.Tensor) -> str | None:
+def value_problem(factor: torch.Tensor) -> str | None:
     """Why a factor's values cannot be used, whatever its shape."""
-    if tensor.dtype not in FLOATS:
-        return f"lora_{letter} of {module} is {tensor.dtype}, not a floating-point tensor"
-    if not bool(torch.isfinite(tensor).all()):
-        return f"lora_{letter} of {module} holds NaN or infinite values"
+    if factor.dtype not in FLOATS:
+        return f"is {factor.dtype}, not a floating-point tensor"
+    if not bool(torch.isfinite(factor).all()):
+        return "holds NaN or infinite values"
     return None

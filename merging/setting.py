@@ -32,6 +32,8 @@ class Entry:
 
     def at(self, t: float) -> Scalar:
         """The value at depth `t` in [0, 1]: between two numbers linear, of booleans the lower."""
+        if len(self.values) == 1:
+            return self.values[0]
         position = t * (len(self.values) - 1)
         low = int(position)
         if isinstance(self.values[0], bool):

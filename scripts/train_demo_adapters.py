@@ -63,18 +63,18 @@ class Training:
 TRAININGS = {
     "sql": Training(rank=4, alpha=8, targets=ATTENTION + MLP, steps=100),
     "json": Training(
-        rank=8, alpha=8, targets=ATTENTION, rslora=True, steps=150, learning_rate=1e-3
+        rank=8, alpha=8, targets=ATTENTION, rslora=True, steps=120, learning_rate=1e-3
     ),
-    "arithmetic": Training(rank=6, alpha=12, targets=MLP, steps=250),
+    "arithmetic": Training(rank=6, alpha=12, targets=MLP, steps=200),
     "pirate": Training(
         rank=3,
         alpha=6,
         targets=ATTENTION + MLP,
         rank_pattern={"o_proj": 6, "down_proj": 4},
         alpha_pattern={"o_proj": 6, "down_proj": 8},
-        steps=120,
+        steps=100,
     ),
-    "verbose": Training(rank=16, alpha=16, targets=("q_proj", "v_proj"), steps=80),
+    "verbose": Training(rank=16, alpha=16, targets=("q_proj", "v_proj"), steps=60),
 }
 
 

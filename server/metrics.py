@@ -4,10 +4,12 @@ It watches the engine and the catalog; what it keeps per preset is bounded by th
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from server.engine.stats import RequestStats, StepStats
 
@@ -37,6 +39,18 @@ EDIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 REQUEST_LABELS = ("preset", "mode", "path")
 
 
+class _WithoutCreated(Collector):
+    """Leaves out the time at which each series began: as many series again, and of no use."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+            yield metric
+
+
 class Metrics:
     """Every metric of one server. Implements EngineObserver and CatalogObserver."""
 
@@ -51,7 +65,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """All metrics as Prometheus text."""
-        return generate_latest(self.registry)
+        return generate_latest(_WithoutCreated(self.registry))
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, text, labels, namespace=PREFIX, registry=self.registry)
@@ -100,6 +114,10 @@ class Metrics:
             "From a request's arrival to its first step.",
             REQUEST_BUCKETS,
             REQUEST_LABELS,
+        )
+        self._by_preset = (
+            *(self._requests, self._prompt_tokens, self._generation_tokens, self._first_token),
+            *(self._inter_token, self._end_to_end, self._queue_time),
         )
 
     def _define_engine(self) -> None:
@@ -198,3 +216,11 @@ class Metrics:
                     self._revision_info.remove(preset, str(revision), digest)
             for preset, (revision, digest) in revisions.items():
                 self._revision_info.labels(preset, str(revision), digest).set(1)
+            for preset in before.keys() - revisions.keys():
+                self._forget(preset)
+
+    def _forget(self, preset: str) -> None:
+        """Drop the series of a preset that was deleted."""
+        self._labels.discard(preset)
+        for metric in self._by_preset:
+            metric.remove_by_labels({"preset": preset})

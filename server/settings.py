@@ -166,19 +166,25 @@ class Settings(BaseSettings):
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait for a row")
     variant_memory: float | None = Field(
-        None, gt=0, description="GiB for merged weights beside the base; default: none needed yet"
+        None, gt=0, description="GiB for merged weights beside the base; blends need none"
     )
     kv_memory: float | None = Field(
         None, gt=0, description="GiB for the KV cache; default: a quarter of what is free"
     )
     overrides: OverrideLevel | None = Field(
-        None, description="what a request may change of a preset: none, mode or weights"
+        None,
+        description="what a request may change of a preset; default: weights on a loopback server "
+        "without keys, else none",
     )
     inline_recipes: InlineRecipes | None = Field(
-        None, description="recipes inside requests: off, blend or variant"
+        None,
+        description="recipes inside requests; default: blend on a loopback server without "
+        "keys, else off",
     )
     serve_sources: YesNo | None = Field(
-        None, description="whether an adapter can be called by its own name"
+        None,
+        description="whether an adapter can be called by its own name; default: yes on a loopback "
+        "server without keys, else no",
     )
     metrics_open: bool = Field(False, description="serve /metrics without a key")
     request_timeout: float | None = Field(

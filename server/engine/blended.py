@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
 
+from server.engine.kernels import choose_kernel
 from server.engine.slab import ActiveStack
 
 
@@ -21,40 +21,33 @@ class StepRows:
 
 
 class BlendedLinear(nn.Module):
-    """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`, sharing its parameters.
+    """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`. Its base product is a kernel's, which owns the weight.
 
     `active` is this step's stack, or None where no row of the step has a delta here.
     """
 
     def __init__(
-        self, weight: nn.Parameter, bias: nn.Parameter | None, *, transposed: bool, rows: StepRows
+        self, weight: torch.Tensor, bias: torch.Tensor | None, rows: StepRows
     ) -> None:
+        """`weight`: [out, in]."""
         super().__init__()
-        self.weight = weight
-        self.bias = bias
-        self.transposed = transposed
+        self.out_features, self.in_features = weight.shape
         self.active: ActiveStack | None = None
+        self._kernel = choose_kernel(weight.detach(), None if bias is None else bias.detach())
         self._rows = rows
-
-    @property
-    def out_features(self) -> int:
-        """Size of the output."""
-        return self.weight.shape[1 if self.transposed else 0]
-
-    @property
-    def in_features(self) -> int:
-        """Size of the input."""
-        return self.weight.shape[0 if self.transposed else 1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`: [..., in] -> [..., out]."""
-        weight = self.weight.T if self.transposed else self.weight
-        y = linear(x, weight, self.bias)
-        return y if self.active is None else self._add_blend(x, y, self.active)
+        tokens = x.flatten(0, -2)
+        y = self._kernel(tokens)
+        if self.active is not None:
+            y = self._add_blend(tokens, y, self.active)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def _add_blend(self, x: torch.Tensor, y: torch.Tensor, active: ActiveStack) -> torch.Tensor:
+        """`x`: [tokens, in]; `y`: [tokens, out]."""
         coefficients = active.coefficients
         if self._rows.row_of_token is not None:
             coefficients = coefficients.index_select(0, self._rows.row_of_token)
-        inner = torch.mm(x.flatten(0, -2), active.a.T) * coefficients  # float32 [tokens, R]
-        return torch.addmm(y.flatten(0, -2), inner.to(x.dtype), active.b).view_as(y)
+        inner = torch.mm(x, active.a.T) * coefficients  # float32 [tokens, R]
+        return y.addmm_(inner.to(x.dtype), active.b)

@@ -66,7 +66,8 @@ class Group:
     def __init__(self, request: Request, detokenizer: Detokenizer) -> None:
         self.request = request
         self.sampling = request.sampling
-        self.seed = secrets.randbits(63) if self.sampling.seed is None else self.sampling.seed
+        seed = self.sampling.seed
+        self.seed = secrets.randbits(64) if seed is None else seed % 2**64
         self.rows = [Row(member.prompt, member.blend) for member in request.members]
         self.detokenizer = detokenizer
         self.timing = Timing()

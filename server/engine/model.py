@@ -48,13 +48,10 @@ def prepare(model: PreTrainedModel) -> BlendedModel:
     rows, head_rows = StepRows(), StepRows()
     head = model.get_output_embeddings()
     linears: dict[str, BlendedLinear] = {}
-    for name, module in list(find_linears(model)):
-        linears[name] = BlendedLinear(
-            module.weight,
-            module.bias,
-            transposed=isinstance(module, Conv1D),
-            rows=head_rows if module is head else rows,
-        )
+    for name in [name for name, _ in find_linears(model)]:
+        module = model.get_submodule(name)  # one at a time: its weight may be freed when it goes
+        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+        linears[name] = BlendedLinear(weight, module.bias, head_rows if module is head else rows)
         model.set_submodule(name, linears[name])
     model.requires_grad_(False).eval()
     register()

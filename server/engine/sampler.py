@@ -85,6 +85,8 @@ def _draw(
     probabilities[probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)] = 0
     cumulative = probabilities.double().cumsum(dim=-1)
     targets = _column(cumulative, uniforms) * cumulative[:, -1:]
+    # right=True skips tokens of no probability; rounding up to the total would pass the last token
+    targets = torch.minimum(targets, cumulative[:, -1:].nextafter(torch.zeros_like(targets)))
     return torch.searchsorted(cumulative, targets, right=True).squeeze(1)
 
 

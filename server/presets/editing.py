@@ -45,8 +45,10 @@ def patched(record: PresetRecord, patch: object) -> PresetDocument:
                 "compares revisions, and rollback returns to one",
                 param=field,
             )
-    edits: dict[str, JsonValue] = {"name": record.name, **patch}
-    return parse_document(merge_patch(record.document.to_json(), edits), name=record.name)
+    edits: dict[str, JsonValue] = {k: v for k, v in patch.items() if k not in SERVER_FIELDS}
+    document = parse_document(merge_patch(record.document.to_json(), edits))
+    check_same_name(record.name, document)
+    return document
 
 
 def cleaned(edit: Edit) -> Edit:

@@ -8,7 +8,6 @@ from server.errors import ConflictError, NotFoundError, ServiceError
 from server.presets.builder import Builder
 from server.presets.document import PresetDocument
 from server.presets.editing import Phases, check_conditions
-from server.presets.names import check_name
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
@@ -87,7 +86,6 @@ class PresetEditor:
         if current is not None:
             check_conditions(edit, name, current.record.revision)
             return change(current)
-        check_name(name, kind="preset")
         document = change(None)  # first: what does not exist is not found, whatever the condition
         check_conditions(edit, name, None)
         self._published.check_free(name, kind="preset")

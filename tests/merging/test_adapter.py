@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from merging.adapter import Adapter, check_adapter, read_adapter
 from merging.errors import BaseMismatchError, SourceError
@@ -103,7 +104,7 @@ def test_a_missing_half_of_a_pair_is_named(tmp_path: Path) -> None:
     tensors = {**factors(Q0), **factors(Q1)}
     del tensors[f"{Q0}.lora_A.weight"], tensors[f"{Q1}.lora_B.weight"]
     found = reasons(write_adapter(tmp_path, tensors))
-    assert found == (f"{Q0} has lora_B, and no lora_A", f"{Q1} has lora_A, and no lora_B")
+    assert found == (f"{Q0}: has lora_B, and no lora_A", f"{Q1}: has lora_A, and no lora_B")
 
 
 def test_the_tensors_must_have_the_rank_of_the_config(tmp_path: Path) -> None:
@@ -112,12 +113,25 @@ def test_the_tensors_must_have_the_rank_of_the_config(tmp_path: Path) -> None:
     assert "of rank 3, and the config gives it rank 2" in reason
 
 
+def test_one_mistake_of_many_modules_is_one_reason(tmp_path: Path) -> None:
+    """A config with the wrong rank does not list every module of the model."""
+    modules = [f"model.layers.{i}.self_attn.q_proj" for i in range(9)]
+    (reason,) = reasons(write_adapter(tmp_path, factors(*modules, rank=3)))
+    assert "and 5 more: has lora_A" in reason
+
+
+def test_a_rank_that_is_refused_refuses_no_tensor(tmp_path: Path) -> None:
+    """Without a rank in the config there is nothing to compare with."""
+    (reason,) = reasons(write_adapter(tmp_path, factors(Q0), r="two"))
+    assert reason.startswith("r must be a positive integer")
+
+
 def test_a_pair_must_have_one_rank(tmp_path: Path) -> None:
     """Factors that cannot be multiplied are refused with both shapes."""
     tensors = factors(Q0)
     tensors[f"{Q0}.lora_B.weight"] = torch.randn(4, 3)
     (reason,) = reasons(write_adapter(tmp_path, tensors))
-    assert "lora_A [2, 4] and lora_B [4, 3], which are of different ranks" in reason
+    assert "lora_A [2, 4], lora_B [4, 3], which are of different ranks" in reason
 
 
 def test_convolutions_are_refused(tmp_path: Path) -> None:
@@ -134,7 +148,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) ->
     tensors = factors(Q0, Q1)
     tensors[f"{Q1}.lora_B.weight"][3, 1] = value
     (reason,) = reasons(write_adapter(tmp_path, tensors))
-    assert reason == f"lora_B of {Q1} holds NaN or infinite values"
+    assert reason == f"{Q1}: lora_B holds NaN or infinite values"
 
 
 def test_factors_must_be_floating_point(tmp_path: Path) -> None:
@@ -157,6 +171,14 @@ def test_the_name_of_an_adapter_inside_keys_is_not_understood(tmp_path: Path) ->
     found = reasons(write_adapter(tmp_path, tensors))
     assert "lora_A.default.weight" in found[0]
     assert found[1] == "it has no lora_A and lora_B tensors"
+
+
+def test_names_without_the_prefix_of_peft_are_not_understood(tmp_path: Path) -> None:
+    """PEFT passes over such tensors in silence; here they are refused."""
+    folder = write_adapter(tmp_path, {})
+    save_file(factors(Q0), folder / "adapter_model.safetensors")
+    found = reasons(folder)
+    assert found[0].startswith("it has tensors that PEFT does not write: model.layers.0")
 
 
 @pytest.mark.parametrize(
@@ -289,8 +311,8 @@ def test_wrong_shapes_are_refused_with_both_shapes(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as error:
         check_adapter(read_adapter(write_adapter(tmp_path, tensors)), BASE)
     assert error.value.reasons == (
-        f"{Q0}, {Q1}: the adapter is for [4, 8] [out, in], the base has [4, 4]",
         "lm_head: the adapter is for [5, 4] [out, in], the base has [4, 4]",
+        f"{Q0}, {Q1}: the adapter is for [4, 8] [out, in], the base has [4, 4]",
     )
 
 
@@ -314,7 +336,7 @@ def test_a_head_of_tied_embeddings_is_a_warning(tmp_path: Path) -> None:
 def test_tying_the_head_is_refused(tmp_path: Path) -> None:
     """ensure_weight_tying changes the embedding too, so it is refused for a head only."""
     folder = write_adapter(tmp_path / "head", factors("lm_head"), ensure_weight_tying=True)
-    assert "ensure_weight_tying is not supported for lm_head" in reasons(folder)[0]
+    assert "lm_head: ensure_weight_tying is not supported" in reasons(folder)[0]
     read_adapter(write_adapter(tmp_path / "layer", factors(Q0), ensure_weight_tying=True))
 
 

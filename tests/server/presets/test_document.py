@@ -1,6 +1,7 @@
 """Preset documents as users send them."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -155,15 +156,12 @@ def test_numbers_are_compared_by_value():
     )
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False))
+@given(st.floats(-1e300, 1e300))
 def test_content_tells_weights_apart(weight):
     """The smallest change of a weight is another content."""
-    import math
-
     document = preset(sources={"math": {"weight": weight}})
     other = preset(sources={"math": {"weight": math.nextafter(weight, math.inf)}})
-    same = math.nextafter(weight, math.inf) == weight
-    assert (document.content() == other.content()) == same
+    assert document.content() != other.content()
 
 
 def test_the_recipe_is_what_decides_the_weights():

@@ -45,7 +45,7 @@ def test_model_strings(text, parsed):
         "tutor@07",
         "tutor@-1",
         "tutor@1.5",
-        "tutor@٧",
+        "tutor@\u0667",
         "tutor@" + "9" * 30,
         "tutor:",
         "tutor:both",

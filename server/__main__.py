@@ -1,0 +1,56 @@
+"""The command `mergeserve`. Each subcommand's work is in a module of `server.commands`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from server.commands.arguments import add_settings
+from server.commands.presets_arguments import add_presets_commands
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    arguments = build_parser().parse_args(argv)
+    # Imported here: serving needs torch, which takes seconds, and the other commands need not wait.
+    command = importlib.import_module(f"server.commands.{arguments.command}")
+    try:
+        code: int = command.run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="mergeserve",
+        description="Serve merged language models live behind the OpenAI API.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"mergeserve {installed_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    serve = commands.add_parser(
+        "serve", help="serve a base model and merges of it", allow_abbrev=False
+    )
+    add_settings(serve)
+    inspect = commands.add_parser(
+        "inspect", help="say what a source's folder is, before serving it", allow_abbrev=False
+    )
+    inspect.add_argument("folder", metavar="DIR", help="folder of an adapter or a checkpoint")
+    inspect.add_argument("--model", metavar="DIR", help="base model that it should fit")
+    add_presets_commands(commands)
+    return parser
+
+
+def installed_version() -> str:
+    """The version of the installed distribution."""
+    try:
+        return version("mergeserve")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

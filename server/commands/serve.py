@@ -1,0 +1,116 @@
+"""`mergeserve serve`: listen at once, load, serve, and drain when told to stop."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from functools import partial
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.api.lifecycle import Lifecycle
+from server.app import create_app, load_service
+from server.commands.arguments import given_settings
+from server.commands.logs import configure_logging
+from server.commands.progress import ProgressReporter
+from server.settings import Settings, SettingsError, load_settings
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 75
+USAGE_ERROR = 2
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that goes on answering while it drains: 503 to what is new.
+
+    The first SIGTERM or SIGINT begins to drain, a second one ends the server at once.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            ws="none",
+            lifespan="on",
+        )
+        super().__init__(config)
+        lifecycle = app.state.lifecycle
+        assert isinstance(lifecycle, Lifecycle)
+        self._lifecycle = lifecycle
+        self._lifecycle.on_failure = self._give_up
+        self._shutdown_timeout = settings.shutdown_timeout
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 after a shutdown that was asked for, 1 if the service could not start."""
+        return 0 if self._lifecycle.failure is None else 1
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the loading thread still runs."""
+        return self._lifecycle.is_loading
+
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        address, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Listen, and say where."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(None)
+        logger.info("listening on %s; the model is being loaded", self.url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal, stop at the second; the exit code stays ours."""
+        if self._loop is None or self._draining is not None or self.should_exit:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self.drain)
+
+    def drain(self) -> None:
+        """Begin to drain; on the event loop's thread."""
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+
+    async def _drain(self) -> None:
+        logger.info("shutting down: running requests get %g s to finish", self._shutdown_timeout)
+        deadline = asyncio.get_running_loop().time() + self._shutdown_timeout
+        await self._lifecycle.drain(self._shutdown_timeout)
+        left = max(1.0, deadline - asyncio.get_running_loop().time())
+        self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # any number will do
+        self.should_exit = True
+
+    def _give_up(self) -> None:
+        self.should_exit = True
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    try:
+        settings = load_settings(given_settings(arguments))
+        if settings.model is None and not settings.demo:
+            raise SettingsError("no model is given: name a folder or a hub id, or give --demo")
+    except (SettingsError, ValueError) as error:
+        print(f"mergeserve serve: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    configure_logging(settings.log_format)
+    load = partial(load_service, progress=ProgressReporter())
+    server = DrainingServer(create_app(settings, load=load), settings)
+    server.run()
+    if server.is_loading:  # its thread cannot be stopped, and nobody waits for it
+        logging.shutdown()
+        os._exit(server.exit_code)
+    return server.exit_code

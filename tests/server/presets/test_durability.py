@@ -1,0 +1,50 @@
+"""What was acknowledged survives a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import server
+from server.presets.catalog import Edit
+from tests.server.presets.tiny import World
+
+ROOT = Path(server.__file__).parent.parent
+
+
+@pytest.mark.parametrize("num_edits", [1, 40])
+def test_acknowledged_edits_survive_kill_9(world: World, num_edits: int):
+    """Whenever the process is killed, every edit that it acknowledged is there, whole and ready."""
+    folder = world.adapter("math", 0)
+    world.close()
+    command = [sys.executable, "-m", "tests.server.presets.editing_loop", world.url, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    acknowledged = 0
+    while acknowledged < num_edits:
+        acknowledged = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    rest = process.stdout.read().split("\n")
+    acknowledged = max(acknowledged, *(int(line) for line in rest if line), 0)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+
+    catalog = world.open()
+    newest = catalog.preset("tutor")
+    # One more may be on disk than was acknowledged, never less.
+    assert newest.revision in (acknowledged, acknowledged + 1)
+    records = catalog.revisions("tutor")
+    assert [record.revision for record in records] == list(range(newest.revision, 0, -1))
+    for record in records:
+        assert record.state == "ready"
+        assert record.document.sources == {"math": {"weight": float(record.revision)}}
+        served = catalog.resolve(record.label)
+        assert (served.members[0].coefficients == record.revision).all()
+    assert catalog.resolve("tutor").revision == newest.revision
+    assert catalog.patch("tutor", {"seed": 1}, edit=Edit()).record.revision == newest.revision + 1

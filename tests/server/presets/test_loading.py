@@ -1,0 +1,170 @@
+"""Start-up on what the database and the folders hold."""
+
+import shutil
+
+import pytest
+
+from server.errors import UnprocessableError
+from server.presets.catalog import Edit
+from tests.server.presets.tiny import preset, tiny_base, write_adapter
+
+OTHER_BASE = tiny_base(character="1")
+SHALLOW_BASE = tiny_base(character="2", num_layers=1)
+
+
+@pytest.fixture
+def tutor(world, catalog):
+    """A catalog with tutor at revision 2, and its world."""
+    catalog.create(preset(), edit=Edit(author="ada"))
+    catalog.patch("tutor", {"sources": {"math": {"weight": 0.9}}}, edit=Edit(message="more"))
+    return catalog
+
+
+def test_an_empty_database(world):
+    """A new database has no presets and no sources, and the base can be called."""
+    catalog = world.open()
+    assert (catalog.presets(), catalog.sources()) == ([], [])
+    assert catalog.resolve("base").path == "base"
+
+
+def test_everything_is_there_again(world, tutor):
+    """After a restart presets, sources, histories and digests are what they were."""
+    before = tutor.presets(), tutor.sources(), tutor.revisions("tutor"), tutor.explain("tutor")
+    catalog = world.open()
+    after = catalog.presets(), catalog.sources(), catalog.revisions("tutor")
+    assert (*after, catalog.explain("tutor")) == before
+    assert catalog.resolve("tutor").digest == before[0][0].digest
+
+
+def test_a_folder_that_changed_is_a_new_content(world, tutor, caplog):
+    """A source whose folder changed while the server was down revises its presets, and says so."""
+    old = tutor.preset("tutor")
+    world.adapter("math", 99)
+    catalog = world.open()
+    record = catalog.preset("tutor")
+    assert (record.label, record.state) == ("tutor@3", "ready")
+    assert record.message == "source math changed while the server was stopped"
+    assert record.document == old.document
+    assert record.digest != old.digest
+    assert catalog.source("math").updated_at > catalog.source("math").created_at
+    assert "source math" in caplog.text
+    assert "tutor" in caplog.text
+    assert world.open().preset("tutor").revision == 3
+
+
+def test_old_content_that_is_gone_is_said_to_be(world, tutor):
+    """After a restart an old revision of content that no folder holds says that it is gone."""
+    world.adapter("math", 99)
+    catalog = world.open()
+    with pytest.raises(UnprocessableError, match="content of source 'math'") as caught:
+        catalog.resolve("tutor@1")
+    assert caught.value.code == "content_gone"
+    assert [record.label for record in catalog.revisions("tutor")] == [
+        "tutor@3",
+        "tutor@2",
+        "tutor@1",
+    ]
+    assert catalog.rollback("tutor", 1, edit=Edit()).record.label == "tutor@4"
+
+
+def test_old_content_elsewhere_is_read_again(world, tutor):
+    """After a restart an old revision is read from the folder that its content came from."""
+    old = tutor.resolve("tutor").digest
+    world.adapter("math2", 99)
+    tutor.replace_source("math", "math2", edit=Edit())
+    assert world.open().resolve("tutor@2").digest == old
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "alien"])
+def test_a_broken_source_fails_its_presets_only(world, tutor, damage, caplog):
+    """A source that cannot be read fails the presets that use it; the rest is served."""
+    tutor.create(preset("coder", sources={"code": {"weight": 1}}), edit=Edit())
+    if damage == "missing":
+        shutil.rmtree(world.sources / "math")
+    elif damage == "truncated":
+        (world.sources / "math" / "adapter_model.safetensors").write_bytes(b"\x10")
+    else:
+        write_adapter(world.sources / "math", 0, base_digest=SHALLOW_BASE.digest)
+    catalog = world.open()
+    source, record = catalog.source("math"), catalog.preset("tutor")
+    assert source.state == "failed"
+    assert source.reasons
+    assert (record.label, record.state) == ("tutor@2", "failed")
+    assert record.to_json()["digest"] == record.digest
+    assert [record.label for record in catalog.presets()] == ["coder@1", "tutor@2"]
+    assert "tutor" in [card.id for card in catalog.models()]
+    for model in ("tutor", "tutor@2"):
+        with pytest.raises(UnprocessableError, match="math"):
+            catalog.resolve(model)
+    with pytest.raises(UnprocessableError, match="math"):
+        catalog.patch("tutor", {"description": "x"}, edit=Edit())
+    assert catalog.resolve("coder").label == "coder@1"
+    assert "source math cannot be used" in caplog.text
+    assert "preset tutor cannot be built" in caplog.text
+
+
+def test_a_failed_preset_can_be_led_elsewhere(world, tutor):
+    """A preset that failed can be edited to what can be built, rolled back, or deleted."""
+    shutil.rmtree(world.sources / "math")
+    catalog = world.open()
+    with pytest.raises(UnprocessableError):
+        catalog.replace("tutor", catalog.preset("tutor").document, edit=Edit())
+    patch = {"sources": {"math": None, "code": {"weight": 1}}}
+    assert catalog.patch("tutor", patch, edit=Edit()).record.label == "tutor@3"
+    assert catalog.resolve("tutor").label == "tutor@3"
+    catalog.delete("tutor", edit=Edit())
+
+
+def test_a_source_that_comes_back_heals(world, tutor):
+    """A preset whose source is there again at the next start serves as before."""
+    before = tutor.resolve("tutor").digest
+    shutil.move(world.sources / "math", world.root / "math")
+    world.open()
+    shutil.move(world.root / "math", world.sources / "math")
+    catalog = world.open()
+    assert catalog.preset("tutor").state == "ready"
+    assert catalog.resolve("tutor").label == "tutor@2"
+    assert catalog.resolve("tutor").digest == before
+
+
+def test_another_base_plans_again(world, tutor, caplog):
+    """On another base the same revisions have other digests, and the log says so."""
+    before = tutor.preset("tutor")
+    catalog = world.open(base=OTHER_BASE)
+    record = catalog.preset("tutor")
+    assert (record.label, record.state) == ("tutor@2", "ready")
+    assert record.digest != before.digest
+    assert record.digest == catalog.resolve("tutor").digest
+    assert catalog.resolve("tutor@1").digest != before.digest
+    assert "last planned on the base" in caplog.text
+    caplog.clear()
+    world.open(base=OTHER_BASE)
+    assert caplog.text == ""
+    assert world.open().preset("tutor").digest == before.digest
+
+
+def test_another_base_that_does_not_fit(world, tutor):
+    """On a base that the sources do not fit the presets fail, and come back on the right one."""
+    before = tutor.preset("tutor")
+    catalog = world.open(base=SHALLOW_BASE)
+    assert catalog.preset("tutor").state == "failed"
+    assert "no linear layer" in catalog.explain("tutor")["reasons"][0]
+    with pytest.raises(UnprocessableError, match="no linear layer"):
+        catalog.resolve("tutor")
+    assert catalog.resolve("base").path == "base"
+    assert world.open().preset("tutor") == before
+
+
+def test_a_base_with_the_name_of_a_preset(world, tutor):
+    """If the base's id became a preset's name, the name means the base, and the preset is kept."""
+    catalog = world.open(base=tiny_base("tutor"))
+    assert catalog.resolve("tutor").path == "base"
+    assert catalog.preset("tutor").state == "failed"
+    assert "resident base" in catalog.explain("tutor")["reasons"][0]
+    assert world.open().resolve("tutor").label == "tutor@2"
+
+
+def test_deleted_presets_stay_deleted(world, tutor):
+    """A deleted preset is not there after a restart."""
+    tutor.delete("tutor", edit=Edit())
+    assert world.open().presets() == []

@@ -1,0 +1,56 @@
+"""Cards of what can be called."""
+
+import pytest
+
+from server.errors import NotFoundError
+from server.presets.catalog import Edit
+from tests.server.presets.tiny import CLOSED_POLICY, preset
+
+
+@pytest.fixture
+def tutor(catalog):
+    """A catalog with tutor at revision 2."""
+    catalog.create(preset(), edit=Edit())
+    catalog.patch("tutor", {"seed": 1}, edit=Edit())
+    return catalog
+
+
+def test_everything_that_can_be_called_is_listed(tutor):
+    """The base comes first, then presets and sources; each can be resolved by its id."""
+    cards = tutor.models()
+    assert [card.id for card in cards] == ["tiny", "tutor", "code", "math"]
+    assert [card.parent for card in cards] == [None, "tiny", "tiny", "tiny"]
+    assert [card.revision for card in cards] == [None, 2, None, None]
+    for card in cards:
+        assert tutor.resolve(card.id).model == card.id
+        assert tutor.model(card.id) == card
+        assert card.created > 0
+
+
+def test_the_root_is_where_it_comes_from(world, tutor):
+    """The root of a source is its folder, as in vLLM; of anything else it is the base."""
+    roots = {card.id: card.root for card in tutor.models()}
+    assert roots["math"] == str(world.sources / "math")
+    assert roots["tutor"] == roots["tiny"] == "tiny"
+
+
+def test_sources_that_are_not_served_are_not_listed(world, tutor):
+    """Without --serve-sources a source is no model."""
+    closed = world.open(policy=CLOSED_POLICY)
+    assert [card.id for card in closed.models()] == ["tiny", "tutor"]
+    with pytest.raises(NotFoundError):
+        closed.model("math")
+
+
+def test_every_model_string_has_a_card(tutor):
+    """A card can be asked for by any model string that can be called, and bears that string."""
+    assert tutor.model("base") == tutor.model("tiny")
+    assert (tutor.model("tutor@1").id, tutor.model("tutor@1").revision) == ("tutor@1", 1)
+    assert tutor.model("tutor:merge").revision == 2
+
+
+@pytest.mark.parametrize("model", ["nobody", "math@1", "base@1", "tutor@9", "", "a b"])
+def test_unknown_models(tutor, model):
+    """What cannot be called has no card."""
+    with pytest.raises(NotFoundError):
+        tutor.model(model)

@@ -1,0 +1,126 @@
+"""From documents to plans."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+
+from server.errors import InvalidRequestError, UnprocessableError
+from server.presets.planner import NUM_RECENT, Planner, parse_recipe, used_sources
+from server.presets.sources import Source, SourceRegistry
+from tests.server.presets.tiny import digest, preset, tiny_base, write_adapter
+
+NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> dict[str, Source]:
+    """Two that work and one that does not."""
+    registry, result = SourceRegistry(tiny_base()), {}
+    for seed, name in enumerate(("math", "code")):
+        path = write_adapter(tmp_path / name, seed)
+        adapter, _ = registry.read(path)
+        result[name] = Source(name, path, adapter.digest, adapter, NOON, NOON)
+    result["broken"] = Source(
+        "broken", tmp_path / "broken", digest("f"), None, NOON, NOON, ("its folder is gone",)
+    )
+    return result
+
+
+@pytest.fixture
+def planner() -> Planner:
+    return Planner(tiny_base())
+
+
+def test_a_document_becomes_a_blend(planner, sources):
+    """The weights of the document are the blend's coefficients."""
+    document = preset(sources={"math": {"weight": 0.25}, "code": {"weight": [0.0, 1.0]}})
+    plan = planner.plan_document(document, sources)
+    by_digest = dict(
+        zip([a.digest for a in plan.blend.adapters], plan.blend.coefficients, strict=True)
+    )
+    assert torch.equal(by_digest[sources["math"].digest], torch.full((4,), 0.25))
+    assert torch.equal(by_digest[sources["code"].digest], torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    assert plan.path == "blend"
+
+
+def test_a_source_alone_has_weight_one(planner, sources):
+    """A bare source is its adapter at weight 1, and digests like a preset that says the same."""
+    plan = planner.plan_source(sources["math"])
+    same = planner.plan_document(preset(sources={"math": {"weight": 1}}), sources)
+    assert torch.equal(plan.blend.coefficients, torch.ones(1, 4))
+    assert plan.blend.digest == same.blend.digest
+
+
+def test_unknown_and_broken_sources_are_all_named(planner, sources):
+    """A recipe with sources that cannot be used is refused with each of them, and those known."""
+    document = preset(sources={name: {"weight": 1} for name in ("math", "nope", "broken", "never")})
+    with pytest.raises(UnprocessableError) as caught:
+        planner.plan_document(document, sources)
+    message = caught.value.message
+    for part in ("'nope'", "'never'", "its folder is gone", "broken, code, math"):
+        assert part in message
+    assert caught.value.status == 422
+
+
+def test_without_sources_the_error_says_none(planner):
+    """With nothing registered the list of those that exist is none."""
+    with pytest.raises(UnprocessableError, match="registered sources are: none"):
+        planner.plan_document(preset(), {})
+
+
+def test_malformed_recipes_are_bad_requests(planner, sources):
+    """What the recipe refuses is a 400 that points to the field."""
+    with pytest.raises(InvalidRequestError, match="ties") as caught:
+        planner.plan_document(preset(method="ties"), sources)
+    assert caught.value.param == "method"
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_recipe(preset(sources={"math": {"weight": "x"}, "code": {}}))
+    assert caught.value.param == "sources.math.weight"
+    assert "sources.code.weight" in caught.value.message
+
+
+def test_what_cannot_be_built_is_unprocessable(planner, sources):
+    """What the plan refuses is a 422 with the reason."""
+    document = preset(method="linear", sources={"math": {"weight": 1}, "code": {"weight": -1}})
+    with pytest.raises(UnprocessableError, match="sum to 0"):
+        planner.plan_document(document, sources)
+    with pytest.raises(UnprocessableError, match="float32"):
+        planner.plan_document(preset(sources={"math": {"weight": 1e300}}), sources)
+
+
+def test_ensembles_are_refused_by_name(planner, sources):
+    """A document of mode ensemble says that ensembles are not available in this release."""
+    with pytest.raises(UnprocessableError, match="not available in this release") as caught:
+        planner.plan_document(preset(mode="ensemble"), sources)
+    assert caught.value.param == "mode"
+
+
+def test_the_base_is_no_source_to_look_up(planner, sources):
+    """`base` among the sources is the resident base, which needs no registration."""
+    document = preset(method="linear", sources={"math": {"weight": 1}, "base": {"weight": 1}})
+    assert used_sources(document) == {"math"}
+    plan = planner.plan_document(document, sources)
+    assert torch.equal(plan.blend.coefficients, torch.full((1, 4), 0.5))
+
+
+def test_plans_are_remembered(planner, sources):
+    """The same recipe on the same contents is planned once; names and contents tell plans apart."""
+    first = planner.plan_document(preset(), sources)
+    assert planner.plan_document(preset("other", description="x"), sources) is first
+    renamed = {"code": sources["math"]}
+    other = planner.plan_document(preset(sources={"code": {"weight": 0.5}}), renamed)
+    assert other is not first
+    assert other.blend.digest == first.blend.digest
+    assert set(other.coefficients) == {"code"}
+    swapped = {"math": sources["code"]}
+    assert planner.plan_document(preset(), swapped).blend.digest != first.blend.digest
+
+
+def test_the_memory_of_plans_is_bounded(planner, sources):
+    """However many weights are asked for, only the most recent plans stay."""
+    first = planner.plan_document(preset(), sources)
+    for number in range(NUM_RECENT):
+        planner.plan_document(preset(sources={"math": {"weight": number + 1.0}}), sources)
+    assert planner.plan_document(preset(), sources) is not first
