@@ -14,6 +14,7 @@ from merging.blend import Blend
 from merging.digest import json_digest
 from merging.errors import PlanError
 from merging.explanation import Explanation, SourceExplanation, group_coefficients
+from merging.methods import METHODS
 from merging.recipe import BASE, Recipe
 from merging.resolution import resolve_recipe
 from merging.wording import shown
@@ -100,7 +101,7 @@ def plan(recipe: Recipe, adapters: Mapping[str, Adapter], base: Base) -> Plan:
         adapters=used,
         coefficients=rows,
         members={name: _mean(row[_columns(used.get(name), base)]) for name, row in rows.items()},
-        warnings=(*resolution.warnings, *_warnings(used)),
+        warnings=(*resolution.warnings, *_inert(recipe), *_warnings(used)),
     )
 
 
@@ -147,6 +148,13 @@ def _columns(adapter: Adapter | None, base: Base) -> list[int]:
 def _mean(row: Array) -> float:
     # The mean of equal values is that value, without the rounding of a sum.
     return float(row[0]) if (row == row[0]).all() else float(row.mean())
+
+
+def _inert(recipe: Recipe) -> Iterator[str]:
+    given = {*recipe.parameters, *(name for source in recipe.sources.values() for name in source)}
+    for parameter in METHODS[recipe.method].parameters:
+        if parameter.doc.inert and parameter.name in given:
+            yield f"{parameter.name} has no effect in {recipe.method}"
 
 
 def _warnings(adapters: Mapping[str, Adapter]) -> Iterator[str]:

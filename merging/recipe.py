@@ -100,7 +100,7 @@ class Recipe(BaseModel):
 
 def _settings_json(recipe: Recipe, method: Method, source: str | None) -> JsonValue:
     scope = "recipe" if source is None else "source"
-    parameters = (p for p in method.parameters if p.scope == scope)
+    parameters = (p for p in method.parameters if p.scope == scope and not p.doc.inert)
     return {p.name: setting_json(recipe.setting(p, source)) for p in parameters}
 
 

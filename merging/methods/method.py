@@ -16,11 +16,17 @@ Scope = Literal["source", "recipe"]
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """What a parameter does and the bounds of its scalars; annotates an argument of a method."""
+    """What a parameter does and the bounds of its scalars; annotates an argument of a method.
+
+    `default` is that of a source's parameter, whose argument is a sequence. An `inert` parameter is
+    accepted because other tools accept it there, and changes nothing; plans warn of it.
+    """
 
     description: str
     minimum: float | None = None
     maximum: float | None = None
+    default: Scalar | None = None
+    inert: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,5 +146,5 @@ def _parameter(argument: inspect.Parameter, annotation: object) -> Parameter:
     scope: Scope = "source" if get_origin(value_type) is Sequence else "recipe"
     scalar = get_args(value_type)[0] if scope == "source" else value_type
     kinds: Mapping[object, Kind] = {float: "number", bool: "boolean"}
-    default = None if argument.default is argument.empty else argument.default
+    default = doc.default if argument.default is argument.empty else argument.default
     return Parameter(argument.name.rstrip("_"), scope, kinds[scalar], default, doc)

@@ -28,7 +28,7 @@ async def create_completion(
 ) -> Response:
     """Continue one or more prompts."""
     served = await service.resolve(body.model, body.overrides)
-    check_num_streams(service, len(body.prompt) * body.num_choices)
+    _check_num_streams(service, len(body.prompt) * body.num_choices, "prompt")
     prompts = await encode_prompts(body.prompt, service.tokenizer)
     longest = max(len(prompt.token_ids) for prompt in prompts)
     sampling = completion_sampling(body, served.defaults, _limits(service, "prompt", longest))
@@ -54,7 +54,7 @@ async def create_chat_completion(
 ) -> Response:
     """Answer a conversation."""
     served = await service.resolve(body.model, body.overrides)
-    check_num_streams(service, body.num_choices)
+    _check_num_streams(service, body.num_choices, "n")
     prompt = await encode_messages(body.messages, service.tokenizer)
     limits = _limits(service, "messages", len(prompt.token_ids))
     sampling = chat_sampling(body, served.defaults, limits)
@@ -77,7 +77,7 @@ def get_model(model_id: str, service: ServiceDep) -> dict[str, JsonValue]:
     return service.catalog.model(model_id).to_json()
 
 
-def check_num_streams(service: Service, num_streams: int) -> None:
+def _check_num_streams(service: Service, num_streams: int, param: str) -> None:
     """Refuse at once what the engine could never take at once."""
     config = service.engine.config
     limit = config.max_rows + config.max_queued
@@ -85,7 +85,7 @@ def check_num_streams(service: Service, num_streams: int) -> None:
         raise InvalidRequestError(
             f"the request asks for {num_streams} completions, prompts times n, and this server "
             f"takes {limit} at once: send fewer",
-            param="prompt",
+            param=param,
         )
 
 

@@ -16,9 +16,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils.logging import disable_progress_bar
 
+from merging.adapter import BaseTensor
 from merging.base import Base
-from merging.checkpoint import checkpoint_digest
+from merging.checkpoint import checkpoint_digest, read_tensor, tensor_entries
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.errors import ModelLoadError
@@ -60,6 +62,7 @@ class LoadedModel:
     engine: Engine
     tokenizer: Tokenizer
     base: Base
+    base_tensor: BaseTensor  # reads one tensor of the base from its folder, by its name in the model
 
 
 def load_engine(
@@ -70,6 +73,7 @@ def load_engine(
     observer: EngineObserver | None = None,
 ) -> LoadedModel:
     """Load, check and prepare a model. Raises `ModelLoadError` or `UnsupportedModelError`."""
+    disable_progress_bar()  # transformers' own; `progress` says what is going on
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     folder = model_folder(model, progress)
@@ -82,8 +86,9 @@ def load_engine(
     name = options.served_model_name or model_id(model)
     base = describe(network, name=name, digest=digest, dtype=dtype)
     tokenizer = load_tokenizer(folder, network, options.chat_template)
+    base_tensor = tensor_reader(folder, network)
     engine = build_engine(network, tokenizer, options, observer)
-    return LoadedModel(engine, tokenizer, base)
+    return LoadedModel(engine, tokenizer, base, base_tensor)
 
 
 def build_engine(
@@ -117,6 +122,22 @@ def describe_base(model: str | Path) -> Base:
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
     return describe(network, name=model_id(model), digest="", dtype=torch.float32)
+
+
+def tensor_reader(folder: Path, network: PreTrainedModel) -> BaseTensor:
+    """A function that reads tensors of the base by name; a tied head's name gives the embedding."""
+    entries = tensor_entries(folder)
+    names = {id(module): name for name, module in network.named_modules()}
+    head, embedding = (
+        f"{names.get(id(module))}.weight"
+        for module in (network.get_output_embeddings(), network.get_input_embeddings())
+    )
+
+    def read(name: str) -> torch.Tensor | None:
+        entry = entries.get(name) or (entries.get(embedding) if name == head else None)
+        return None if entry is None else read_tensor(entry)
+
+    return read
 
 
 def model_id(model: str | Path) -> str:

@@ -54,6 +54,14 @@ def test_a_plan_of_adapters_is_a_blend() -> None:
     assert torch.equal(made.blend.coefficients, torch.tensor([[0.4] * 7, [0.6] * 7]))
 
 
+def test_density_is_accepted_without_effect_and_said() -> None:
+    """Task arithmetic keeps deltas whole: a density changes no coefficient, and the plan warns of it."""
+    plain = make(weights(math=0.6))
+    dense = make({"math": {"weight": 0.6, "density": [{"filter": "mlp", "value": 0.3}]}})
+    assert torch.equal(plain.blend.coefficients, dense.blend.coefficients)
+    assert (plain.warnings, dense.warnings) == ((), ("density has no effect in task_arithmetic",))
+
+
 def test_columns_follow_the_order_of_the_base() -> None:
     """A gradient's values stand in the columns of its layers."""
     (row,) = make(weights(math=[0.0, 1.0])).blend.coefficients

@@ -74,8 +74,8 @@ def test_a_recipe_cannot_be_changed() -> None:
         ({"sources": {"math": {"weight": math.nan}}}, "sources.math.weight: must be finite"),
         ({"sources": {"math": {"weight": "x"}}}, "sources.math.weight: must be a number"),
         (
-            {"sources": {"math": {"weight": 1, "density": 0.5}}},
-            "sources.math.density: task_arithmetic has no parameter 'density'; it has weight,",
+            {"sources": {"math": {"weight": 1, "epsilon": 0.5}}},
+            "sources.math.epsilon: task_arithmetic has no parameter 'epsilon'; it has weight,",
         ),
         (
             {"sources": {"math": {"weight": 1, "lambda": 1}}},

@@ -9,7 +9,8 @@ from merging.methods.task_arithmetic import task_arithmetic
 
 
 def combine(*weights: float, factor: float = 1.0, normalize: bool = False) -> Combination:
-    values = {"weight": weights, "lambda": factor, "normalize": normalize}
+    density = tuple(0.5 for _ in weights)
+    values = {"weight": weights, "density": density, "lambda": factor, "normalize": normalize}
     return task_arithmetic.combine(values)
 
 
