@@ -44,9 +44,9 @@ DOCUMENT = """\
 # The demo adapters
 
 {num_adapters} LoRA adapters of SmolLM2-135M-Instruct, trained by `scripts/train_demo_adapters.py`
-on examples that `scripts/demo_data` makes from templates. They are small and quick to train, to show
-what a blend does; they are good at nothing else. Their base is the demo model, dequantised from 4
-bits, so it is not byte for byte the hub's SmolLM2-135M-Instruct.
+on examples that `scripts/demo_data` makes from templates. They are small and quick to train, to
+show what a blend does; they are good at nothing else. Their base is the demo model, dequantised
+from 4 bits, so it is not byte for byte the hub's SmolLM2-135M-Instruct.
 
 This page is written by `python -m scripts.evaluate_demo_adapters`. All answers are greedy, all
 examples held out of training. Blends are compiled as the server compiles them, and written densely

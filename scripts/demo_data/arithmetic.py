@@ -56,9 +56,9 @@ def generate_arithmetic(held_out: bool, rng: random.Random) -> Iterator[tuple[st
     sums = sorted(_sums())
     random.Random("split").shuffle(sums)
     sums = sums[:NUM_HELD_OUT] if held_out else sums[NUM_HELD_OUT:]
+    by_sign = [[one for one in sums if one[0] == sign] for sign in _OPERATIONS]
     while True:
-        sign = rng.choice("+-*")
-        yield _ask(rng.choice([one for one in sums if one[0] == sign]), rng)
+        yield _ask(rng.choice(rng.choice(by_sign)), rng)
 
 
 def _ask(one: tuple[str, int, int, int], rng: random.Random) -> tuple[str, str]:

@@ -1,9 +1,14 @@
 """A thin wrapper over a transformers tokenizer: what the API and the engine need of it, and its errors as ours."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from jinja2 import TemplateError as JinjaTemplateError
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+INCOMPLETE = "�"
+BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 
 
 class TemplateError(Exception):
@@ -26,6 +31,7 @@ class Tokenizer:
         self.eos_token_ids = eos_token_ids
         self._tokenizer = tokenizer
         self._chat_template = chat_template or tokenizer.chat_template
+        self._byte_by_char = {char: byte for byte, char in bytes_to_unicode().items()}
 
     @property
     def has_chat_template(self) -> bool:
@@ -75,5 +81,13 @@ class Tokenizer:
         return self.decode([token_id])
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Bytes of one token; for a piece of a character, what is known of it as text."""
-        return self.token_text(token_id).encode()
+        """Bytes of one token, also where it is a piece of a character."""
+        text = self.token_text(token_id)
+        if INCOMPLETE not in text:
+            return text.encode()
+        piece = str(self._tokenizer.convert_ids_to_tokens(token_id))
+        if match := BYTE_FALLBACK.fullmatch(piece):  # SentencePiece: <0xE2>
+            return bytes.fromhex(match[1])
+        if all(char in self._byte_by_char for char in piece):  # byte-level BPE
+            return bytes(self._byte_by_char[char] for char in piece)
+        return text.encode()

@@ -82,7 +82,12 @@ class Catalog:
             revisions_kept=revisions_kept,
         )
         self._sources = SourceEditor(
-            store, self._registry, self._planner, self._published, revisions_kept=revisions_kept
+            store,
+            self._registry,
+            self._planner,
+            self._published,
+            observer,
+            revisions_kept=revisions_kept,
         )
 
     @property

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from merging.base import Base
 from merging.errors import SourceError
@@ -25,7 +26,7 @@ def load(
     Nothing is dropped: what cannot be used is kept as failed, with the reason.
     """
     at, stored_sources, heads = now(), store.sources(), store.heads()
-    sources = {source.name: _read(source, registry) for source in stored_sources}
+    sources = {source.name: _read(source, registry, at) for source in stored_sources}
     _log_base(store.base_digest(), planner.base, heads)
     presets = []
     for head in heads:
@@ -43,7 +44,7 @@ def load(
     return Snapshot({preset.record.name: preset for preset in presets}, sources)
 
 
-def _read(stored: StoredSource, registry: SourceRegistry) -> Source:
+def _read(stored: StoredSource, registry: SourceRegistry, at: datetime) -> Source:
     source = Source(
         stored.name, stored.path, stored.digest, None, stored.created_at, stored.updated_at
     )
@@ -54,7 +55,7 @@ def _read(stored: StoredSource, registry: SourceRegistry) -> Source:
         return replace(source, reasons=error.reasons)
     if adapter.digest != stored.digest:
         logger.warning("the content of source %s changed in %s", stored.name, stored.path)
-        source = replace(source, digest=adapter.digest, updated_at=now())
+        source = replace(source, digest=adapter.digest, updated_at=at)
     return replace(source, adapter=adapter, warnings=warnings)
 
 

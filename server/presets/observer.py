@@ -12,7 +12,9 @@ class CatalogObserver(Protocol):
     ) -> None:
         """An edit ended. Outcomes: changed, unchanged, refused (the caller's mistake), failed.
 
-        `preset` is empty where no such preset exists. Phases: validate, plan, commit, publish.
+        Operations: create, replace, patch, rollback, delete, and source, where new content of a
+        source made the revision. `preset` is empty where no such preset exists. Phases: validate,
+        plan, commit, publish.
         """
 
     def presets_changed(self, revisions: Mapping[str, tuple[int, str]]) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from merging.adapter import Adapter
 from merging.errors import SourceError
 from server.errors import ConflictError, NotFoundError, UnprocessableError
+from server.presets.editing import Phases
+from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
 from server.presets.record import Edit, now
@@ -29,10 +31,12 @@ class SourceEditor:
         registry: SourceRegistry,
         planner: Planner,
         published: Published,
+        observer: CatalogObserver,
         *,
         revisions_kept: int,
     ) -> None:
         self._store = store
+        self._observer = observer
         self._registry = registry
         self._planner = planner
         self._published = published
@@ -67,10 +71,17 @@ class SourceEditor:
                 reasons=(),
                 warnings=warnings,
             )
-            followers = self._follow(source, _revision_edit(source, edit), at)
-            self._store_source(source, followers, at)
-            self._publish(source, followers)
-            return [after for before, after in followers if is_revised(before.head, after)]
+            phases = Phases()
+            with phases.timed("plan"):
+                followers = self._follow(source, _revision_edit(source, edit), at)
+            with phases.timed("commit"):
+                self._store_source(source, followers, at)
+            with phases.timed("publish"):
+                self._publish(source, followers)
+        revised = [after for before, after in followers if is_revised(before.head, after)]
+        for preset in revised:
+            self._observer.preset_edited(preset.record.name, "source", "changed", phases.seconds)
+        return revised
 
     def delete(self, name: str) -> None:
         """Forget a source that no preset uses."""

@@ -64,9 +64,9 @@ def listening(app: FastAPI, engine: ScriptedEngine, **settings: object) -> Itera
             live.join()
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread does."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+    """Wait for something that another thread or process does."""
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)

@@ -34,9 +34,12 @@ def tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Tokenizer:
     )
 
 
+_SHARED = tokenizer()  # making one takes milliseconds
+
+
 def ids(text: str) -> tuple[int, ...]:
     """Token ids of a text."""
-    return tuple(tokenizer().encode(text))
+    return tuple(_SHARED.encode(text))
 
 
 def report(token_id: int, logprobs: int | None, position: int = 0) -> TokenLogprobs:
@@ -62,7 +65,7 @@ def says(text: str, *, num_cached_tokens: int = 0) -> Script:
             )
         outputs = [
             Output(
-                text=tokenizer().decode([token_id]),
+                text=_SHARED.decode([token_id]),
                 tokens=(report(token_id, sampling.logprobs),),
                 num_cached_tokens=num_cached_tokens,
                 prompt=prompt if index == 0 else None,

@@ -1,5 +1,6 @@
 """The official client, unmodified, against a real server."""
 
+import asyncio
 from collections.abc import Iterator
 
 import openai
@@ -7,7 +8,7 @@ import pytest
 
 from server.errors import QueueFullError
 from tests.server.api.live import LiveServer, listening
-from tests.server.api.scripted import ScriptedEngine, ids, make_app, says
+from tests.server.api.scripted import ScriptedEngine, breaks, ids, make_app, piece, says
 from tests.server.presets.tiny import World, preset
 
 USER, ADMIN = "user-secret", "admin-secret"
@@ -110,8 +111,6 @@ def test_errors(client: openai.OpenAI, live: LiveServer) -> None:
 
 def test_error_inside_a_stream(client: openai.OpenAI, live: LiveServer) -> None:
     """The client raises when a stream breaks."""
-    from tests.server.api.scripted import breaks, piece
-
     live.engine.script = breaks(piece("a"))
     stream = client.completions.create(model="base", prompt="hi", stream=True)
     assert next(stream).choices[0].text == "a"
@@ -133,7 +132,5 @@ async def _ask_async(url: str) -> str | None:
 
 def test_async_client(live: LiveServer) -> None:
     """The asynchronous client works too, and the admin key opens the user plane."""
-    import asyncio
-
     live.engine.script, live.engine.refusal = says("ok"), None
     assert asyncio.run(_ask_async(live.url)) == "ok"

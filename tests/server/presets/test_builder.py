@@ -99,6 +99,16 @@ def test_out_of_order(catalog, held):
     assert {record.state for record in catalog.revisions("tutor")} == {"ready"}
 
 
+def test_going_back_is_not_possible(catalog, held):
+    """While the newest is building, an older one that is built late does not replace a newer."""
+    for value in (2, 3, 4):
+        catalog.patch("tutor", weight(value), edit=SOON)
+    held.finish(1)
+    held.finish(0)
+    assert catalog.resolve("tutor").label == "tutor@3"
+    assert catalog.preset("tutor").state == "building"
+
+
 def test_a_deleted_preset_stays_deleted(catalog, held):
     """A revision that is built after its preset was deleted is forgotten, also if it came back."""
     catalog.patch("tutor", weight(2), edit=SOON)

@@ -49,7 +49,9 @@ def test_a_folder_that_changed_is_a_new_content(world, tutor, caplog):
     assert catalog.source("math").updated_at > catalog.source("math").created_at
     assert "source math" in caplog.text
     assert "tutor" in caplog.text
+    source = catalog.source("math")
     assert world.open().preset("tutor").revision == 3
+    assert world.open().source("math") == source
 
 
 def test_old_content_that_is_gone_is_said_to_be(world, tutor):

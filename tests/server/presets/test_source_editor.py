@@ -14,6 +14,8 @@ from server.errors import (
 )
 from server.presets.catalog import Edit
 from server.presets.database import StoreError
+from server.presets.sources import NUM_RETIRED
+from tests.server.presets.test_published import Listener
 from tests.server.presets.tiny import preset, tiny_base, write_adapter
 
 
@@ -281,6 +283,21 @@ def test_the_same_content_heals(world, catalog):
     assert catalog.resolve("tutor").digest == before.digest
 
 
+def test_memory_is_bounded(world, catalog):
+    """However often a source changes, only a few of its old contents stay in memory."""
+    catalog.create(preset(), edit=Edit())
+    for seed in range(100, 100 + NUM_RETIRED + 4):
+        world.adapter("math", seed)
+        catalog.replace_source("math", "math", edit=Edit())
+    held = [
+        stored.sources["math"]
+        for stored in world.store.revisions("tutor")
+        if catalog._registry.content(stored.sources["math"], None) is not None
+    ]
+    assert len(held) == NUM_RETIRED + 1
+    assert held[0] == catalog.source("math").digest
+
+
 def test_memory_is_shared(world, catalog):
     """Two names of the same content hold one adapter in memory."""
     shutil.copytree(world.sources / "math", world.sources / "copy")
@@ -288,6 +305,17 @@ def test_memory_is_shared(world, catalog):
     first, second = (catalog.resolve(name).members[0] for name in ("math", "copy"))
     assert first.adapters[0] is second.adapters[0]
     assert first.digest == second.digest
+
+
+def test_revisions_by_new_content_are_observed(world):
+    """A revision that new content makes is observed like an edit, under the operation source."""
+    listener = Listener()
+    catalog = world.open_with_sources(observer=listener)
+    catalog.create(preset(), edit=Edit())
+    world.adapter("math", 99)
+    catalog.replace_source("math", "math", edit=Edit())
+    phases = frozenset({"plan", "commit", "publish"})
+    assert listener.edits[-1] == ("tutor", "source", "changed", phases)
 
 
 def test_base_mismatch_is_the_operators_choice(world, catalog):

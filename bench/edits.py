@@ -1,0 +1,233 @@
+"""A thousand edits of a preset under load: failures, mixed revisions, replays, and the time to the first token.
+
+    python -m bench.edits [--edits 1000] [--streams 16] [--url http://127.0.0.1:8000 --preset NAME]
+
+Without --url it starts a server of its own: the demo model in float32, a database in a temporary folder. While 16 streams run one
+request after the other, phases with edits and phases without alternate. Then every response is asked for again, of
+the revision that it named, one by one. It exits with 1 unless no request failed, none came from two revisions, and each replay gave the
+same text.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+PRESET = "edited"
+PHASE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One finished stream."""
+
+    prompt: str
+    seed: int
+    text: str
+    revisions: frozenset[int]
+    seconds_to_first: float
+    during_edits: bool
+
+
+@dataclass(slots=True)
+class Load:
+    """What the streams and the editor share."""
+
+    url: str
+    preset: str
+    num_edits: int
+    max_tokens: int
+    editing: bool = False
+    done: bool = False
+    failures: list[str] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
+    edit_seconds: list[float] = field(default_factory=list)
+
+
+async def read_stream(client: httpx.AsyncClient, load: Load, prompt: str, seed: int) -> Response:
+    """One streamed completion."""
+    body = {
+        "model": load.preset,
+        "prompt": prompt,
+        "max_tokens": load.max_tokens,
+        "temperature": 1.0,
+        "seed": seed,
+        "stream": True,
+        "ignore_eos": True,
+    }
+    during_edits, started, first, text, revisions = load.editing, time.perf_counter(), None, "", set()
+    async with client.stream("POST", "/v1/completions", json=body) as response:
+        if response.status_code != 200:
+            raise RuntimeError(f"{response.status_code} {await response.aread()!r}")
+        async for line in response.aiter_lines():
+            if not line.startswith("data: ") or line == "data: [DONE]":
+                continue
+            chunk = json.loads(line.removeprefix("data: "))
+            if "error" in chunk:
+                raise RuntimeError(str(chunk["error"]))
+            first = first or time.perf_counter()
+            text += "".join(choice["text"] for choice in chunk["choices"])
+            if "mergeserve" in chunk:
+                revisions.add(chunk["mergeserve"]["revision"])
+    assert first is not None
+    return Response(prompt, seed, text, frozenset(revisions), first - started, during_edits)
+
+
+async def stream_on(client: httpx.AsyncClient, load: Load, number: int) -> None:
+    """One request after the other, each with a prompt never seen before, until the edits are done."""
+    dice = random.Random(number)
+    while not load.done:
+        words = " ".join(str(dice.randrange(10**6)) for _ in range(6))
+        try:
+            load.responses.append(
+                await read_stream(client, load, f"Numbers: {words}. Next:", dice.randrange(2**32))
+            )
+        except (httpx.HTTPError, RuntimeError, AssertionError) as error:
+            load.failures.append(f"stream: {error!r}")
+
+
+async def edit_on(client: httpx.AsyncClient, load: Load) -> None:
+    """Edits in phases of five seconds, with as long without edits between them."""
+    dice = random.Random(0)
+    pause = PHASE_SECONDS / 50
+    for number in range(load.num_edits):
+        if number % 50 == 0:
+            load.editing = False
+            await asyncio.sleep(PHASE_SECONDS)
+            load.editing = True
+        weights = {name: {"weight": round(dice.uniform(-1, 1), 3)} for name in ("sql", "pirate")}
+        started = time.perf_counter()
+        answer = await client.patch(f"/v1/presets/{load.preset}", json={"sources": weights})
+        load.edit_seconds.append(time.perf_counter() - started)
+        if answer.status_code != 200:
+            load.failures.append(f"edit: {answer.status_code} {answer.text}")
+        await asyncio.sleep(max(0.0, pause - load.edit_seconds[-1]))
+    load.done = True
+
+
+async def replay(client: httpx.AsyncClient, load: Load) -> int:
+    """Ask for every response again, of its own revision; how many texts differ."""
+    different = 0
+    for response in load.responses:
+        (revision,) = response.revisions
+        body = {
+            "model": f"{load.preset}@{revision}",
+            "prompt": response.prompt,
+            "max_tokens": load.max_tokens,
+            "temperature": 1.0,
+            "seed": response.seed,
+            "ignore_eos": True,
+        }
+        answer = await client.post("/v1/completions", json=body)
+        if answer.status_code != 200:
+            load.failures.append(f"replay: {answer.status_code} {answer.text}")
+        elif answer.json()["choices"][0]["text"] != response.text:
+            different += 1
+    return different
+
+
+@asynccontextmanager
+async def server(options: argparse.Namespace) -> AsyncIterator[str]:
+    """The URL of the given server, or of one that is started for the occasion."""
+    if options.url:
+        yield options.url
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "server", "serve", "--demo", "--dtype", "float32",
+            "--port", str(options.port), "--database-url", f"sqlite:///{folder}/edits.db",
+            "--revisions-kept", "100000",
+        ]  # fmt: skip
+        with (Path(folder) / "log").open("w") as log:
+            process = subprocess.Popen(command, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{options.port}"
+            await wait_until_ready(url)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+async def wait_until_ready(url: str) -> None:
+    """Wait for /readyz."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        for _ in range(600):
+            try:
+                if (await client.get("/readyz")).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.2)
+    raise TimeoutError(f"{url} did not become ready")
+
+
+async def run(options: argparse.Namespace) -> bool:
+    """Run the load, print what was seen, and say whether it was right."""
+    async with server(options) as url:
+        load = Load(url, options.preset, options.edits, options.max_tokens)
+        limits = httpx.Limits(max_connections=options.streams + 2)
+        async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+            document = {
+                "method": "task_arithmetic",
+                "sources": {"sql": {"weight": 0.5}, "pirate": {"weight": 0.5}},
+            }
+            (await client.put(f"/v1/presets/{load.preset}", json=document)).raise_for_status()
+            streams = [stream_on(client, load, number) for number in range(options.streams)]
+            started = time.perf_counter()
+            await asyncio.gather(edit_on(client, load), *streams)
+            elapsed = time.perf_counter() - started
+            mixed = sum(len(response.revisions) != 1 for response in load.responses)
+            different = await replay(client, load) if not mixed else -1
+    report(load, elapsed, mixed, different)
+    return not load.failures and not mixed and not different
+
+
+def report(load: Load, elapsed: float, mixed: int, different: int) -> None:
+    """Print what was seen."""
+    revisions = {revision for response in load.responses for revision in response.revisions}
+    print(f"{len(load.edit_seconds)} edits, {len(load.responses)} responses in {elapsed:.0f} s")
+    print(f"failed requests: {len(load.failures)} {load.failures[:3]}")
+    print(f"responses from more than one revision: {mixed}")
+    print(f"revisions that answered: {len(revisions)}; replays with another text: {different}")
+    milliseconds = [1000 * seconds for seconds in load.edit_seconds]
+    print(f"edit: median {statistics.median(milliseconds):.1f} ms, p99 {p99(milliseconds):.1f} ms")
+    for during in (False, True):
+        times = [1000 * r.seconds_to_first for r in load.responses if r.during_edits is during]
+        name = "with edits" if during else "without   "
+        print(
+            f"time to the first token {name}: median {statistics.median(times):.1f} ms, "
+            f"p99 {p99(times):.1f} ms, {len(times)} responses"
+        )
+
+
+def p99(values: list[float]) -> float:
+    """The 99th percentile."""
+    return sorted(values)[int(0.99 * (len(values) - 1))]
+
+
+def main() -> None:
+    """Parse, run, exit."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--edits", type=int, default=1000)
+    parser.add_argument("--streams", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=16)
+    parser.add_argument("--url")
+    parser.add_argument("--port", type=int, default=8123)
+    parser.add_argument("--preset", default=PRESET)
+    sys.exit(0 if asyncio.run(run(parser.parse_args())) else 1)
+
+
+if __name__ == "__main__":
+    main()

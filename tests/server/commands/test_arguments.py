@@ -1,0 +1,63 @@
+"""The command line, generated from the settings."""
+
+import argparse
+
+import pytest
+
+from server.commands.arguments import add_settings, given_settings
+from server.settings import Settings
+
+
+def parse(*argv: str) -> dict[str, object]:
+    """What these arguments give."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_settings(parser)
+    return given_settings(parser.parse_args(argv))
+
+
+def test_nothing_given() -> None:
+    """What is not on the command line is left to the environment and the file."""
+    assert parse() == {}
+
+
+def test_every_setting_has_an_option() -> None:
+    """Each setting can be given by its name with hyphens."""
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        given = parse(flag) if field.annotation is bool else parse(flag, "x")
+        assert given.keys() == {name}
+
+
+def test_repeated_options() -> None:
+    """Options that may be given several times make lists."""
+    given = parse("--source", "a=b", "--source", "c=d", "--api-key", "k")
+    assert given == {"source": ["a=b", "c=d"], "api_key": ["k"]}
+
+
+def test_model() -> None:
+    """The model is positional, or an option; two different ones are an error."""
+    assert parse("m") == parse("--model", "m") == parse("m", "--model", "m") == {"model": "m"}
+    with pytest.raises(ValueError, match="two models"):
+        parse("m", "--model", "n")
+
+
+def test_help_shows_descriptions_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help tells what each option is for, its choices and its default."""
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for field in Settings.model_fields.values():
+        assert field.description is not None
+        assert " ".join(field.description.split()) in text
+    assert "(default: 8000)" in text
+    assert "auto|bfloat16|float16|float32" in text
+    assert "--shutdown-timeout S" in text
+
+
+@pytest.mark.parametrize("argv", [["--prot", "1"], ["--por", "1"], ["a", "b"]])
+def test_unknown_option(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An unknown option is an error; names are not guessed."""
+    with pytest.raises(SystemExit) as caught:
+        parse(*argv)
+    assert caught.value.code == 2
+    assert "unrecognized" in capsys.readouterr().err

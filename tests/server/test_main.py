@@ -1,0 +1,66 @@
+"""The command `mergeserve`."""
+
+import subprocess
+import sys
+
+import pytest
+
+from server.__main__ import build_parser, installed_version, main
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version names the command and its version."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"mergeserve {installed_version()}\n"
+
+
+def test_commands() -> None:
+    """What is offered is what works: the commands of later releases are not."""
+    text = build_parser().format_help()
+    assert all(command in text for command in ("serve", "inspect", "presets"))
+    assert not any(command in text for command in ("merge ", "export", "compare", "study"))
+
+
+@pytest.mark.parametrize("argv", [[], ["merge"], ["presets"], ["presets", "edit"]])
+def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that there is not is a usage error."""
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        ([], "no model"),
+        (["m", "--port", "x"], "--port"),
+        (["m", "--host", "0.0.0.0"], "--insecure-bind"),
+        (["m", "--model", "n"], "two models"),
+        (["m", "--config", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["--demo", "m"], "--demo"),
+    ],
+)
+def test_serve_refuses(
+    argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings that cannot be used end `serve` with the reason, before anything is loaded."""
+    assert main(["serve", *argv]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_keys_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error never shows a key."""
+    assert main(["serve", "m", "--api-key", "hidden key", "--admin-key", "x y"]) == 2
+    assert "hidden" not in capsys.readouterr().err
+
+
+def test_presets_do_without_torch() -> None:
+    """Asking a server for its presets does not wait for torch."""
+    code = (
+        "import sys; from server.__main__ import build_parser; build_parser(); "
+        "import server.commands.presets; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
