@@ -24,8 +24,7 @@ from pathlib import Path
 
 import httpx
 
-PRESET = "edited"
-PHASE_SECONDS = 5.0
+EDITS_PER_PHASE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +43,11 @@ class Response:
 class Load:
     """What the streams and the editor share."""
 
-    url: str
     preset: str
+    sources: tuple[str, str]
     num_edits: int
     max_tokens: int
+    phase_seconds: float = 5.0
     editing: bool = False
     done: bool = False
     failures: list[str] = field(default_factory=list)
@@ -98,15 +98,15 @@ async def stream_on(client: httpx.AsyncClient, load: Load, number: int) -> None:
 
 
 async def edit_on(client: httpx.AsyncClient, load: Load) -> None:
-    """Edits in phases of five seconds, with as long without edits between them."""
+    """Edits in phases of some seconds, with as long without edits between them."""
     dice = random.Random(0)
-    pause = PHASE_SECONDS / 50
+    pause = load.phase_seconds / EDITS_PER_PHASE
     for number in range(load.num_edits):
-        if number % 50 == 0:
+        if number % EDITS_PER_PHASE == 0:
             load.editing = False
-            await asyncio.sleep(PHASE_SECONDS)
+            await asyncio.sleep(load.phase_seconds)
             load.editing = True
-        weights = {name: {"weight": round(dice.uniform(-1, 1), 3)} for name in ("sql", "pirate")}
+        weights = {name: {"weight": round(dice.uniform(-1, 1), 3)} for name in load.sources}
         started = time.perf_counter()
         answer = await client.patch(f"/v1/presets/{load.preset}", json={"sources": weights})
         load.edit_seconds.append(time.perf_counter() - started)
@@ -173,31 +173,32 @@ async def wait_until_ready(url: str) -> None:
     raise TimeoutError(f"{url} did not become ready")
 
 
+async def under_load(url: str, load: Load, num_streams: int) -> tuple[int, int]:
+    """Run the load; how many responses came from several revisions, and how many replays differ."""
+    limits = httpx.Limits(max_connections=num_streams + 2)
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+        document = {"sources": {name: {"weight": 0.5} for name in load.sources}}
+        (await client.put(f"/v1/presets/{load.preset}", json=document)).raise_for_status()
+        streams = [stream_on(client, load, number) for number in range(num_streams)]
+        await asyncio.gather(edit_on(client, load), *streams)
+        mixed = sum(len(response.revisions) != 1 for response in load.responses)
+        return mixed, await replay(client, load) if not mixed else -1
+
+
 async def run(options: argparse.Namespace) -> bool:
     """Run the load, print what was seen, and say whether it was right."""
+    first, second = options.sources
+    load = Load(options.preset, (first, second), options.edits, options.max_tokens)
     async with server(options) as url:
-        load = Load(url, options.preset, options.edits, options.max_tokens)
-        limits = httpx.Limits(max_connections=options.streams + 2)
-        async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
-            document = {
-                "method": "task_arithmetic",
-                "sources": {"sql": {"weight": 0.5}, "pirate": {"weight": 0.5}},
-            }
-            (await client.put(f"/v1/presets/{load.preset}", json=document)).raise_for_status()
-            streams = [stream_on(client, load, number) for number in range(options.streams)]
-            started = time.perf_counter()
-            await asyncio.gather(edit_on(client, load), *streams)
-            elapsed = time.perf_counter() - started
-            mixed = sum(len(response.revisions) != 1 for response in load.responses)
-            different = await replay(client, load) if not mixed else -1
-    report(load, elapsed, mixed, different)
+        mixed, different = await under_load(url, load, options.streams)
+    report(load, mixed, different)
     return not load.failures and not mixed and not different
 
 
-def report(load: Load, elapsed: float, mixed: int, different: int) -> None:
+def report(load: Load, mixed: int, different: int) -> None:
     """Print what was seen."""
     revisions = {revision for response in load.responses for revision in response.revisions}
-    print(f"{len(load.edit_seconds)} edits, {len(load.responses)} responses in {elapsed:.0f} s")
+    print(f"{len(load.edit_seconds)} edits, {len(load.responses)} responses")
     print(f"failed requests: {len(load.failures)} {load.failures[:3]}")
     print(f"responses from more than one revision: {mixed}")
     print(f"revisions that answered: {len(revisions)}; replays with another text: {different}")
@@ -225,7 +226,8 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--url")
     parser.add_argument("--port", type=int, default=8123)
-    parser.add_argument("--preset", default=PRESET)
+    parser.add_argument("--preset", default="edited")
+    parser.add_argument("--sources", nargs=2, default=["sql", "pirate"], metavar="NAME")
     sys.exit(0 if asyncio.run(run(parser.parse_args())) else 1)
 
 

@@ -60,6 +60,7 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
         allow_base_mismatch=settings.allow_base_mismatch,
         observer=metrics,
         revisions_kept=settings.revisions_kept,
+        base_tensor=loaded.base_tensor,
     )
     _fill(catalog, settings, progress)
 

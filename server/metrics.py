@@ -176,6 +176,11 @@ class Metrics:
         self._step_seconds.observe(stats.seconds)
         self._step_rows.observe(stats.num_rows)
 
+    def idle(self) -> None:
+        """Nothing runs or waits; the last step may not have told, if what ran was aborted."""
+        for gauge in (self._running, self._waiting, self._rows):
+            gauge.set(0)
+
     def finished(self, stats: RequestStats) -> None:
         """A request ended."""
         labels = (self._preset_label(stats.label), stats.mode, stats.path)

@@ -27,8 +27,10 @@ async def ready(lifecycle: LifecycleDep) -> dict[str, JsonValue]:
 
 
 @router.get("/metrics")
-def metrics(request: Request) -> Response:
+def metrics(request: Request, lifecycle: LifecycleDep) -> Response:
     """Prometheus text."""
     current = request.app.state.metrics
     assert isinstance(current, Metrics)
+    if lifecycle.is_idle:
+        current.idle()
     return Response(current.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -49,6 +49,11 @@ class Lifecycle:
         return self._loading is not None and self._loading.is_alive()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no request runs or waits."""
+        return self._service is None or self._service.engine.num_open == 0
+
+    @property
     def engine_error(self) -> str | None:
         """Why the engine died, if it did."""
         return None if self._service is None else self._service.engine.error
@@ -108,7 +113,8 @@ class Lifecycle:
         if not self.is_draining:
             service.engine.start()
             self._service = service
-            logger.info("ready")
+            models = [card.id for card in service.catalog.models()]
+            logger.info("ready: %s", ", ".join(models[:20]))
 
     def _fail(self, message: str) -> None:
         self.failure = message

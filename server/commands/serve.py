@@ -109,8 +109,12 @@ def run(arguments: argparse.Namespace) -> int:
     configure_logging(settings.log_format)
     load = partial(load_service, progress=ProgressReporter())
     server = DrainingServer(create_app(settings, load=load), settings)
-    server.run()
+    try:
+        server.run()
+        code = server.exit_code
+    except SystemExit:  # uvicorn's, when it cannot listen; it has logged why
+        code = 1
     if server.is_loading:  # its thread cannot be stopped, and nobody waits for it
         logging.shutdown()
-        os._exit(server.exit_code)
-    return server.exit_code
+        os._exit(code)
+    return code

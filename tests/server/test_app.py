@@ -56,8 +56,9 @@ def text(api: Harness, **fields: object) -> str:
 
 def test_models(api: Harness) -> None:
     """The base, the source and the preset of the settings can be called."""
-    assert [card["id"] for card in api.get("/v1/models").json()["data"]][0] == "tiny"
-    assert {"tutor", "math"} <= {card["id"] for card in api.get("/v1/models").json()["data"]}
+    ids = [card["id"] for card in api.get("/v1/models").json()["data"]]
+    assert ids[0] == "tiny"
+    assert {"tutor", "math"} <= set(ids)
 
 
 def test_edit_changes_the_next_answer(api: Harness) -> None:
@@ -93,9 +94,7 @@ def test_scoring(api: Harness) -> None:
     longer = api.complete(prompt="the cat", echo=True, logprobs=1, max_tokens=1).json()
     first = scored["choices"][0]["logprobs"]["token_logprobs"]
     assert first[0] is None
-    assert longer["choices"][0]["logprobs"]["token_logprobs"][:-1] == pytest.approx(
-        first, abs=1e-4
-    )
+    assert longer["choices"][0]["logprobs"]["token_logprobs"][:-1] == pytest.approx(first, abs=1e-4)
 
 
 def test_seeds(api: Harness) -> None:
@@ -114,7 +113,10 @@ def test_metrics_name_the_preset(api: Harness) -> None:
     """What the engine and the catalog report is in the metrics."""
     text(api, model="tutor")
     found = api.get("/metrics").text
-    assert 'mergeserve_requests_total{mode="merge",outcome="length",path="blend",preset="tutor"}' in found
+    assert (
+        'mergeserve_requests_total{mode="merge",outcome="length",path="blend",preset="tutor"}'
+        in found
+    )
     assert 'mergeserve_preset_revision_info{digest="sha256:' in found
     assert 'mergeserve_preset_edits_total{operation="patch",outcome="changed"}' in found
 

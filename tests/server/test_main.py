@@ -43,9 +43,7 @@ def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> No
         (["--demo", "m"], "--demo"),
     ],
 )
-def test_serve_refuses(
-    argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_serve_refuses(argv: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Settings that cannot be used end `serve` with the reason, before anything is loaded."""
     assert main(["serve", *argv]) == 2
     assert reason in capsys.readouterr().err

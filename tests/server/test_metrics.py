@@ -49,7 +49,7 @@ def metrics() -> Metrics:
 
 
 def test_names_follow_the_conventions(metrics: Metrics) -> None:
-    """Every name has our prefix and no colon, counters end in _total, and every metric is described."""
+    """Names have our prefix and no colon, counters end in _total, and each is described."""
     metrics.step(STEP)
     metrics.finished(ended())
     metrics.preset_edited("tutor", "patch", "changed", {"plan": 0.1})
@@ -68,7 +68,8 @@ def test_names_of_the_contract(metrics: Metrics) -> None:
     names = """
         time_to_first_token_seconds inter_token_latency_seconds e2e_request_latency_seconds
         request_queue_time_seconds num_requests_running num_requests_waiting prompt_tokens_total
-        generation_tokens_total kv_cache_usage_ratio prefix_cache_hits_total prefix_cache_queries_total
+        generation_tokens_total kv_cache_usage_ratio prefix_cache_hits_total
+        prefix_cache_queries_total
         num_rows_running engine_step_seconds engine_step_rows preset_revision_info
         preset_edits_total preset_edit_seconds requests_total
     """

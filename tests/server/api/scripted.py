@@ -117,6 +117,11 @@ class ScriptedEngine:
         self.cancelled: set[int] = set()
         self._accepting = True
 
+    @property
+    def num_open(self) -> int:
+        """Streams that have not ended."""
+        return sum(not stream.finished for stream in self.streams)
+
     def start(self) -> None:
         """Nothing to start."""
 
@@ -233,5 +238,3 @@ def sse_events(body: str) -> list[str]:
     frames = [frame for frame in body.split("\n\n") if frame]
     assert all(frame.startswith("data: ") and "\n" not in frame for frame in frames)
     return [frame.removeprefix("data: ") for frame in frames]
-
-

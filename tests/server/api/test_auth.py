@@ -49,7 +49,7 @@ def verdict(ring: KeyRing, method: str, path: str, token: str | None) -> int:
     return 200
 
 
-# For each pair of key kinds that are set: the verdicts for no key, an unknown one, a user's, an admin's.
+# Keys that are set, and the verdicts for: no key, an unknown one, a user's, an admin's.
 MATRIX = [
     ([], [], "reading", (200, 200, 200, 200)),
     ([], [], "editing", (200, 200, 200, 200)),
@@ -82,7 +82,9 @@ def test_open_paths(method: str, path: str) -> None:
 def test_open_metrics() -> None:
     """--metrics-open lets everybody read the metrics."""
     assert verdict(KeyRing(USER_KEYS, ADMIN_KEYS), "GET", "/metrics", None) == 401
-    assert verdict(KeyRing(USER_KEYS, ADMIN_KEYS, metrics_open=True), "GET", "/metrics", None) == 200
+    assert (
+        verdict(KeyRing(USER_KEYS, ADMIN_KEYS, metrics_open=True), "GET", "/metrics", None) == 200
+    )
 
 
 def test_key_that_was_used_is_known() -> None:

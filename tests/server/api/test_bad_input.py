@@ -1,4 +1,4 @@
-"""Bad input: a clear error in OpenAI's shape that blames the right field, and nothing else disturbed."""
+"""Bad input: an error in OpenAI's shape that blames the right field, and nothing disturbed."""
 
 import json
 from collections.abc import Iterator

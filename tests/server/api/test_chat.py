@@ -31,7 +31,10 @@ def test_messages_go_through_the_template(api: Harness) -> None:
     """The prompt is what the chat template makes of the messages, whatever their roles are."""
     messages = [
         {"role": "system", "content": "be brief"},
-        {"role": "pirate", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {
+            "role": "pirate",
+            "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+        },
     ]
     api.post("/v1/chat/completions", {"model": "base", "messages": messages})
     prompt = api.engine.requests[0].members[0].prompt

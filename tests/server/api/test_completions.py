@@ -41,7 +41,7 @@ def test_answer_has_openais_shape(api: Harness) -> None:
     ("model", "label"), [("tutor", "tutor@1"), ("tutor@1", "tutor@1"), ("tutor:merge", "tutor@1")]
 )
 def test_preset_is_named_in_body_and_header(api: Harness, model: str, label: str) -> None:
-    """The answer of a preset names preset and revision, and echoes the model string as it was sent."""
+    """A preset's answer names it and its revision, and echoes the model string as it was sent."""
     response = api.complete(model=model)
     assert response.headers["X-Mergeserve-Preset"] == label
     assert response.json()["model"] == model
@@ -115,7 +115,7 @@ def test_negative_seed_is_usable(api: Harness) -> None:
 
 
 def test_request_is_labelled_for_metrics(api: Harness) -> None:
-    """The engine's statistics get the preset's name, which is bounded, and never the model string."""
+    """The engine's statistics get the preset's name, and never the model string."""
     api.complete(model="tutor@1")
     api.complete(model="base")
     assert [(r.label, r.path, r.mode) for r in api.engine.requests] == [
@@ -155,7 +155,7 @@ def test_logprobs_zero_tells_of_the_token_alone(api: Harness) -> None:
 
 
 def test_echoed_logprobs_begin_with_null(api: Harness) -> None:
-    """What `lm-eval` asks for: the prompt's log-probabilities, null for the first, then the new token's."""
+    """What `lm-eval` asks for: the prompt's values, null for the first, then the new token's."""
     body = api.complete(
         prompt=[list(ids("abc"))], echo=True, logprobs=1, max_tokens=1, temperature=0, seed=1234
     ).json()

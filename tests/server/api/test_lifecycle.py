@@ -13,6 +13,7 @@ from server.api.service import Service
 from server.app import create_app
 from server.commands.serve import DrainingServer
 from server.engine.errors import ModelLoadError
+from server.engine.stats import StepStats
 from server.settings import Settings
 from tests.server.api.live import listening, wait_until
 from tests.server.api.scripted import Harness, ScriptedEngine, make_app, running, silent, tokenizer
@@ -60,7 +61,7 @@ def test_listens_while_it_loads(world: World) -> None:
 def test_failed_load_is_told(
     error: Exception, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A model that cannot be loaded is an error in the log and on /readyz; a bug has its traceback."""
+    """A model that cannot be loaded is told on /readyz; only a bug has its traceback logged."""
 
     def load(settings: object, metrics: object) -> Service:
         raise error
@@ -140,7 +141,7 @@ def test_draining_refuses_what_is_new(world: World) -> None:
 def test_bug_is_500_with_a_traceback_in_the_log(
     api: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What nobody expected is 500 without details for the caller, and with all of them in the log."""
+    """What nobody expected is 500 without details for the caller; the log has them."""
     catalog = api.app.state.lifecycle.service.catalog
     monkeypatch.setattr(catalog, "presets", lambda: 1 / 0)
     response = api.get("/v1/presets")
@@ -188,9 +189,13 @@ def test_requests_are_counted_by_route(api: Harness) -> None:
     assert 'method="other"' in text
 
 
-def test_abandoned_request_is_logged(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_idle_server_runs_nothing(api: Harness) -> None:
+    """When nothing is open the gauges say so, even if no step has told."""
+    api.app.state.metrics.step(StepStats(0.1, 2, 2, 2, 1, 0.5, 0, 0, 0, 0))
+    assert "mergeserve_num_requests_running 0.0" in api.get("/metrics").text
+
+
+def test_abandoned_request_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """A request whose client went away is in the log as well."""
     caplog.set_level(logging.INFO)
     engine = ScriptedEngine()

@@ -66,7 +66,7 @@ def test_disconnect_before_the_first_token(live: LiveServer, stream: bool) -> No
 
 
 def test_disconnect_inside_a_stream(live: LiveServer) -> None:
-    """When the client goes between two tokens, its row is freed without waiting for the next one."""
+    """When the client goes between two tokens, its row is freed before the next one."""
     live.engine.script = lambda request: [piece("a")]
     with raw_request(live, stream=True) as connection:
         received = b""
@@ -97,7 +97,10 @@ def test_tokens_are_sent_when_they_come(live: LiveServer) -> None:
             assert '"text":"' in next(lines)
             live.call(live.engine.emit, 0, piece(text))
         live.call(live.engine.emit, 0, piece("d", "stop"))
-        assert [json.loads(line[6:])["choices"][0]["text"] for line in list(lines)[:-1]] == ["c", "d"]
+        assert [json.loads(line[6:])["choices"][0]["text"] for line in list(lines)[:-1]] == [
+            "c",
+            "d",
+        ]
 
 
 def test_slow_reader_blocks_nobody(live: LiveServer) -> None:
@@ -112,7 +115,7 @@ def test_slow_reader_blocks_nobody(live: LiveServer) -> None:
 
 
 def test_drain(serve: Serve) -> None:
-    """Draining: not ready, new requests are 503 with Retry-After, running streams finish, exit code 0."""
+    """Draining: not ready, 503 with Retry-After to what is new, running streams finish."""
     live = serve(shutdown_timeout=20.0)
     live.engine.script = lambda request: [piece("a")]
     with httpx.stream("POST", f"{live.url}/v1/completions", json=body(stream=True)) as response:
@@ -126,7 +129,10 @@ def test_drain(serve: Serve) -> None:
         live.call(live.engine.emit, 0, piece("b", "stop"))
         text = response.read().decode()
     assert sse_events(text)[-1] == "[DONE]"
-    assert [json.loads(event)["choices"][0]["text"] for event in sse_events(text)[:-1]] == ["a", "b"]
+    assert [json.loads(event)["choices"][0]["text"] for event in sse_events(text)[:-1]] == [
+        "a",
+        "b",
+    ]
     assert live.join() == 0
 
 

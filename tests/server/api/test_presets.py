@@ -72,7 +72,7 @@ def test_dry_run_of_what_cannot_be(api: Harness) -> None:
 
 
 def test_put_creates_and_replaces(api: Harness) -> None:
-    """PUT answers 201 for a new preset and 200 for one that is replaced; the body may leave out the name."""
+    """PUT answers 201 for a new preset and 200 for a replaced one; the body needs no name."""
     document = {"sources": {"code": {"weight": 1.0}}}
     created = api.request("PUT", "/v1/presets/coder", json=document)
     assert (created.status_code, created.headers["Location"]) == (201, "/v1/presets/coder")
@@ -96,7 +96,7 @@ def test_what_get_returns_can_be_put(api: Harness) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/merge-patch+json"])
 def test_patch(api: Harness, content_type: str) -> None:
-    """A patch makes a new revision, which the very next request gets; both content types are taken."""
+    """A patch makes a revision, which the very next request gets; both content types do."""
     response = patch(api, **{"Content-Type": content_type})
     assert (response.status_code, response.headers["ETag"]) == (200, '"2"')
     assert response.json()["sources"]["math"]["weight"] == 0.8
@@ -160,9 +160,7 @@ def test_if_match_of_other_methods(api: Harness, method: str) -> None:
 def test_if_match_of_rollback(api: Harness) -> None:
     """A rollback keeps conditions as well."""
     patch(api)
-    response = api.post(
-        "/v1/presets/tutor/rollback", {"revision": 1}, headers={"If-Match": '"1"'}
-    )
+    response = api.post("/v1/presets/tutor/rollback", {"revision": 1}, headers={"If-Match": '"1"'})
     assert response.status_code == 412
     assert revision(api) == 2
 
@@ -177,7 +175,9 @@ def test_if_none_match_creates_only(api: Harness) -> None:
         for name in ("tutor", "coder")
     ]
     assert [response.status_code for response in put] == [412, 201]
-    listed = api.request("PUT", url.format("tutor"), json=document, headers={"If-None-Match": '"1"'})
+    listed = api.request(
+        "PUT", url.format("tutor"), json=document, headers={"If-None-Match": '"1"'}
+    )
     assert listed.status_code == 400
 
 
@@ -190,7 +190,7 @@ def test_document_that_is_known(api: Harness) -> None:
 
 
 def test_respond_async(api: Harness) -> None:
-    """Prefer: respond-async is answered with 202 when there is something to build, else as usual."""
+    """Prefer: respond-async is answered with 202 when there is a new revision."""
     response = patch(api, Prefer="wait=5, respond-async")
     assert response.status_code == 202
     assert response.headers["Preference-Applied"] == "respond-async"
@@ -199,7 +199,7 @@ def test_respond_async(api: Harness) -> None:
 
 
 def test_revisions_and_rollback(api: Harness) -> None:
-    """A rollback is a new revision with the old content; every kept revision can be read and called."""
+    """A rollback is a new revision with the old content; kept ones can be read and called."""
     patch(api)
     response = api.post("/v1/presets/tutor/rollback?message=back", {"revision": 1})
     assert (response.status_code, response.headers["ETag"]) == (200, '"3"')
@@ -218,7 +218,7 @@ def test_rollback_to_nothing(api: Harness) -> None:
 
 
 def test_delete(api: Harness) -> None:
-    """DELETE answers 204; afterwards the preset cannot be called, and its numbers are not used again."""
+    """DELETE answers 204; the preset cannot be called, and its numbers are not used again."""
     response = api.request("DELETE", "/v1/presets/tutor")
     assert (response.status_code, response.content) == (204, b"")
     assert api.get("/v1/presets/tutor").status_code == 404

@@ -77,7 +77,7 @@ def test_null_is_not_given(tuned: Harness) -> None:
 
 
 def test_presets_limit_gives_way_to_the_context(tuned: Harness) -> None:
-    """A preset's max_tokens is no request of the caller: it is cut to what fits, with min_tokens."""
+    """A preset's max_tokens is no request of the caller: it is cut to what fits."""
     found = sampled(tuned, model="tuned", prompt=[5] * (CONFIG.max_model_len - 1))
     assert (found.max_tokens, found.min_tokens) == (1, 1)
 

@@ -17,7 +17,7 @@ def chunks(body: str) -> list[dict[str, object]]:
 
 
 def test_completion_stream(api: Harness) -> None:
-    """Each output is one chunk of the same id; first and last say what made them; [DONE] ends it."""
+    """Each output is a chunk of the same id; first and last say what made them."""
     response = api.complete(model="tutor", stream=True)
     assert response.headers["Content-Type"].startswith("text/event-stream")
     assert response.headers["X-Mergeserve-Preset"] == "tutor@1"
@@ -68,7 +68,7 @@ def test_benchmark_request(api: Harness) -> None:
 def test_choices_of_a_stream(api: Harness) -> None:
     """The chunks of several choices carry their index, and each choice finishes."""
     found = chunks(api.complete(prompt=["a", "b"], n=2, stream=True).text)
-    texts = {index: "" for index in range(4)}
+    texts = dict.fromkeys(range(4), "")
     for chunk in found:
         texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
     assert set(texts.values()) == {"ok"}

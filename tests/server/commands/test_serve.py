@@ -4,16 +4,71 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from server.__main__ import main
+from server.api.service import Service
+from server.engine.errors import ModelLoadError
 from tests.models import save_tiny_model
 from tests.server.api.live import wait_until
+from tests.server.api.scripted import ScriptedEngine, tokenizer
+from tests.server.presets.tiny import World
+
+
+@pytest.fixture
+def scripted(world: World, monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
+    """What `serve` runs in this process, in place of a model."""
+    engine = ScriptedEngine()
+    catalog = world.open_with_sources()
+
+    def load(settings: object, metrics: object, progress: object) -> Service:
+        return Service(engine, tokenizer(), catalog)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("server.commands.serve.load_service", load)
+    monkeypatch.setattr("server.commands.serve.configure_logging", lambda log_format: None)
+    return engine
+
+
+def test_port_that_is_taken(scripted: ScriptedEngine, caplog: pytest.LogCaptureFixture) -> None:
+    """A port that is taken ends the command with the reason."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "tiny", "--port", str(port)]) == 1
+    assert "address already in use" in caplog.text
+
+
+def test_model_that_cannot_be_loaded(
+    scripted: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that cannot be loaded ends the command with the reason."""
+
+    def load(settings: object, metrics: object, progress: object) -> Service:
+        raise ModelLoadError("no config.json")
+
+    monkeypatch.setattr("server.commands.serve.load_service", load)
+    assert main(["serve", "tiny", "--port", "0"]) == 1
+    assert "no config.json" in caplog.text
+
+
+def test_signals_of_this_process(scripted: ScriptedEngine) -> None:
+    """SIGTERM ends the command with exit code 0, and leaves the signal's handler as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate() -> None:
+        wait_until(lambda: signal.getsignal(signal.SIGTERM) is not before)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    assert main(["serve", "tiny", "--port", "0"]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.fixture
@@ -28,7 +83,17 @@ def serving(tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subpr
     """The process, and the file that its log goes to."""
     model = save_tiny_model(tmp_path / "tiny")
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "server", "serve", str(model), "--port", "0", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "server",
+        "serve",
+        str(model),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
     with log.open("wb") as file:
         process = subprocess.Popen([*command, "--kv-memory", "0.01"], stderr=file, env=environment)
     yield process, log
@@ -37,7 +102,7 @@ def serving(tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subpr
 
 
 def test_life_of_a_server(serving: tuple[subprocess.Popen, Path], tmp_path: Path) -> None:
-    """It listens before the model is loaded, logs JSON lines, and SIGTERM ends it with exit code 0."""
+    """It listens before the model is loaded, logs JSON, and ends with exit code 0."""
     process, log = serving
     # Importing torch can take most of a minute where processors are shared.
     wait_until(lambda: "listening" in log.read_text() or process.poll() is not None, patience=200)
