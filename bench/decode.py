@@ -1,10 +1,12 @@
-"""Decode throughput: plain rows, rows over 8 different blends, and transformers' own `generate`, in one sitting.
+"""Decode throughput: plain rows, rows over 8 different blends, and transformers' own `generate`, in
+one sitting.
 
     python -m bench.decode [MODEL] [--rows 1 4 8 16 32] [--steps 96]
 
-MODEL defaults to the demo model. Adapters are random, rank 16 on every linear, as in the other servers' benchmarks: each blend mixes
-two of eight. The engine is driven directly, without HTTP; a figure is the median over decode steps, and the variants are
-alternated. Run it with nothing else running, and compare ratios.
+MODEL defaults to the demo model. Adapters are random, rank 16 on every linear, as in the other
+servers' benchmarks: each blend mixes two of eight. The engine is driven directly, without HTTP; a
+figure is the median over decode steps, and the variants are alternated. Run it with nothing else
+running, and compare ratios.
 """
 
 import argparse
@@ -62,7 +64,9 @@ def prompt(row: int) -> tuple[int, ...]:
 
 
 def step_seconds(engine: Engine, num_rows: int, mix: list[Blend], num_steps: int) -> float:
-    """Median seconds of a decode step with `num_rows` rows, row i under blend i modulo their number."""
+    """Median seconds of a decode step with `num_rows` rows, row i under blend i modulo their
+    number.
+    """
     params = SamplingParams(temperature=0, max_tokens=num_steps + 8, ignore_eos=True)
     for row in range(num_rows):
         engine.add(Request((Member(prompt(row), mix[row % len(mix)]),), params))
@@ -117,10 +121,14 @@ def main() -> None:
             times["blends"].append(step_seconds(loaded.engine, num_rows, mixed, options.steps))
         base, blended = (statistics.median(times[name]) for name in ("plain", "blends"))
         rates = num_rows / base, num_rows / blended
-        print(f"| {num_rows} | {rates[0]:.1f} | {rates[1]:.1f} | {base / blended:.2f} |", flush=True)
+        print(
+            f"| {num_rows} | {rates[0]:.1f} | {rates[1]:.1f} | {base / blended:.2f} |", flush=True
+        )
     for num_rows in (1, 4, 8):
         seconds = generate_seconds(folder, num_rows, options.steps)
-        print(f"transformers generate, {num_rows} rows: {num_rows / seconds:.1f} tokens/s", flush=True)
+        print(
+            f"transformers generate, {num_rows} rows: {num_rows / seconds:.1f} tokens/s", flush=True
+        )
 
 
 if __name__ == "__main__":

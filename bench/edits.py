@@ -1,11 +1,13 @@
-"""A thousand edits of a preset under load: failures, mixed revisions, replays, and the time to the first token.
+"""A thousand edits of a preset under load: failures, mixed revisions, replays, and the time to the
+first token.
 
     python -m bench.edits [--edits 1000] [--streams 16] [--url http://127.0.0.1:8000 --preset NAME]
 
-Without --url it starts a server of its own: the demo model in float32, a database in a temporary folder. While 16 streams run one
-request after the other, phases with edits and phases without alternate. Then every response is asked for again, of
-the revision that it named, one by one. It exits with 1 unless no request failed, none came from two revisions, and each replay gave the
-same text.
+Without --url it starts a server of its own: the demo model in float32, a database in a temporary
+folder. While 16 streams run one request after the other, phases with edits and phases without
+alternate. Then every response is asked for again, of the revision that it named, one by one. It
+exits with 1 unless no request failed, none came from two revisions, and each replay gave the same
+text.
 """
 
 import argparse
@@ -66,7 +68,13 @@ async def read_stream(client: httpx.AsyncClient, load: Load, prompt: str, seed: 
         "stream": True,
         "ignore_eos": True,
     }
-    during_edits, started, first, text, revisions = load.editing, time.perf_counter(), None, "", set()
+    during_edits, started, first, text, revisions = (
+        load.editing,
+        time.perf_counter(),
+        None,
+        "",
+        set(),
+    )
     async with client.stream("POST", "/v1/completions", json=body) as response:
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code} {await response.aread()!r}")
@@ -85,7 +93,7 @@ async def read_stream(client: httpx.AsyncClient, load: Load, prompt: str, seed: 
 
 
 async def stream_on(client: httpx.AsyncClient, load: Load, number: int) -> None:
-    """One request after the other, each with a prompt never seen before, until the edits are done."""
+    """Requests one after the other, with prompts never seen before, until the edits are done."""
     dice = random.Random(number)
     while not load.done:
         words = " ".join(str(dice.randrange(10**6)) for _ in range(6))

@@ -19,9 +19,9 @@ from scripts.demo_blender import Blender
 from scripts.demo_data import Skill, make_skills
 from scripts.demo_model import Score
 from server.demo import demo_presets, demo_sources, ensure_demo_model
+from server.presets.document import PresetDocument
 
 DOC = Path(__file__).resolve().parent.parent / "docs" / "demo-adapters.md"
-RECIPE_FIELDS = ("method", "sources", "parameters")
 Weights = Mapping[str, float]
 
 BLENDS: tuple[Weights, ...] = (
@@ -134,13 +134,8 @@ def blend_rows(evaluation: Evaluation) -> list[Row]:
 def preset_rows(evaluation: Evaluation) -> list[Row]:
     """Every demo preset."""
     documents = yaml.safe_load(demo_presets().read_text())
-    return [
-        evaluation.row(
-            document["name"],
-            Recipe.model_validate({key: document[key] for key in RECIPE_FIELDS if key in document}),
-        )
-        for document in documents
-    ]
+    presets = [PresetDocument.model_validate(document) for document in documents]
+    return [evaluation.row(preset.name, preset.recipe()) for preset in presets]
 
 
 def adapter_table() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -13,12 +14,16 @@ from server.commands.presets_arguments import add_presets_commands
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = build_parser().parse_args(argv)
-    # Imported here: serving needs torch, which takes seconds, and the other commands need not wait.
-    command = importlib.import_module(f"server.commands.{arguments.command}")
     try:
+        # Imported here: serving needs torch, which takes seconds, and other commands need not wait.
+        command = importlib.import_module(f"server.commands.{arguments.command}")
         code: int = command.run(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return code
 
 

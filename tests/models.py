@@ -1,4 +1,4 @@
-"""Tiny random models of many families, and adapters for them: breadth without weights to download."""
+"""Tiny random models of many families: breadth without weights to download."""
 
 from pathlib import Path
 
@@ -70,7 +70,9 @@ FAMILIES: dict[str, dict[str, object]] = {
 
 
 def tiny_model(family: str = "llama", seed: int = 0) -> PreTrainedModel:
-    """A float32 model of `family` with weights large enough that its greedy text is not one token repeated."""
+    """A float32 model of `family` with weights large enough that its greedy text is not one token
+    repeated.
+    """
     options = dict(FAMILIES[family])
     config = AutoConfig.for_model(options.pop("model_type"), **options)
     torch.manual_seed(seed)

@@ -1,4 +1,6 @@
-"""A real server over a tiny model, driven as a user would: the official client, curl's HTTP, signals."""
+"""A real server over a tiny model, driven as a user would: the official client, curl's HTTP,
+signals.
+"""
 
 import asyncio
 import json
@@ -58,7 +60,8 @@ def start(folder: Path, *options: str) -> Server:
         sys.executable, "-m", "server", "serve", str(folder / "tiny"), "--dtype", "float32",
         "--port", str(port), "--database-url", f"sqlite:///{folder}/presets.db",
         "--source-dir", str(folder / "adapters"), "--kv-memory", "0.05", "--num-threads", "1",
-        "--source", f"one={folder}/adapters/one", "--source", f"two={folder}/adapters/two", *options,
+        "--source", f"one={folder}/adapters/one", "--source", f"two={folder}/adapters/two",
+        *options,
     ]  # fmt: skip
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stderr=log, stdout=log)
@@ -93,7 +96,7 @@ def server(folder: Path) -> Iterator[Server]:
     server = start(folder)
     yield server
     server.process.send_signal(signal.SIGTERM)
-    assert 0 == server.process.wait(30)
+    assert server.process.wait(30) == 0
 
 
 def echoed_logprobs(server: Server, model: str) -> list[float]:
@@ -123,7 +126,9 @@ def test_a_source_by_name_equals_peft(server: Server, source: str) -> None:
 
 
 def test_a_preset_equals_the_dense_merge_and_an_edit_moves_it(server: Server) -> None:
-    """Each revision gives the log-probabilities of its own dense merge, the old one still by its number."""
+    """Each revision gives the log-probabilities of its own dense merge, the old one still by its
+    number.
+    """
     adapters = [read_adapter(server.folder / "adapters" / name) for name in ("one", "two")]
     expected = []
     with server.http() as http:
@@ -152,7 +157,7 @@ def test_an_open_stream_finishes_on_the_revision_that_it_began_with(server: Serv
         body = {"model": "live", "prompt": PROMPT, "max_tokens": 150, "ignore_eos": True}
         before = http.post("/v1/completions", json=body).json()
         with http.stream("POST", "/v1/completions", json={**body, "stream": True}) as response:
-            assert "live@1" == response.headers["X-Mergeserve-Preset"]
+            assert response.headers["X-Mergeserve-Preset"] == "live@1"
             lines = response.iter_lines()
             first = next(lines)
             patch = {"sources": {"one": {"weight": 0.8}}}
@@ -162,18 +167,20 @@ def test_an_open_stream_finishes_on_the_revision_that_it_began_with(server: Serv
             rest = [line for line in lines if line.startswith("data: {")]
     chunks = [json.loads(line.removeprefix("data: ")) for line in [first, *rest]]
     text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
-    assert '"2"' == edited.headers["ETag"]
+    assert edited.headers["ETag"] == '"2"'
     assert before["choices"][0]["text"] == text
     assert {1} == {chunk["mergeserve"]["revision"] for chunk in chunks if "mergeserve" in chunk}
-    assert "live@2" == after.headers["X-Mergeserve-Preset"]
+    assert after.headers["X-Mergeserve-Preset"] == "live@2"
     assert before["choices"][0]["text"] != after.json()["choices"][0]["text"]
 
 
 def test_the_official_client_chats_and_streams(server: Server) -> None:
     """`openai` works unmodified: models, chat, streamed chat with usage, completions, errors."""
     client = server.client()
-    assert ["tiny", "one", "two"] == [
-        model.id for model in client.models.list() if model.id in ("tiny", "one", "two")
+    assert [model.id for model in client.models.list() if model.id in ("tiny", "one", "two")] == [
+        "tiny",
+        "one",
+        "two",
     ]
     messages = [{"role": "user", "content": "Hello"}]
     answer = client.chat.completions.create(
@@ -226,14 +233,16 @@ def test_requests_in_flight_together_keep_their_own_text(server: Server) -> None
             for body in variants
         ]
     assert alone == asyncio.run(ask_all())
-    assert 16 == len(set(alone))
+    assert len(set(alone)) == 16
 
 
 def test_edits_under_load(server: Server) -> None:
-    """150 edits under 16 streams: no failed request, no mixed response, and each response's replay is the same text."""
+    """150 edits under 16 streams: no failed request, no mixed response, and each response's replay
+    is the same text.
+    """
     load = Load("edited", ("one", "two"), num_edits=150, max_tokens=12, phase_seconds=1.0)
     mixed, different = asyncio.run(under_load(server.url, load, num_streams=16))
-    assert ([], 0, 0) == (load.failures, mixed, different)
+    assert (load.failures, mixed, different) == ([], 0, 0)
     revisions = {revision for response in load.responses for revision in response.revisions}
     assert len(revisions) > 20
 
@@ -245,17 +254,27 @@ def test_metrics_tell_what_happened(server: Server) -> None:
         body = {"model": "seen", "prompt": "x", "max_tokens": 5, "ignore_eos": True}
         assert http.post("/v1/completions", json=body).status_code == 200
         text = http.get("/metrics").text
-    lines = [line for line in text.splitlines() if "generation_tokens_total" in line and "seen" in line]
-    assert 1 == len(lines)
+    lines = [
+        line for line in text.splitlines() if "generation_tokens_total" in line and "seen" in line
+    ]
+    assert len(lines) == 1
     assert math.isclose(5, float(lines[0].split()[-1]))
 
 
 def test_presets_survive_a_restart_and_sigterm_drains(folder: Path) -> None:
-    """SIGTERM lets an open stream finish and exits with 0; the next process serves the same revision."""
+    """SIGTERM lets an open stream finish and exits with 0; the next process serves the same
+    revision.
+    """
     first = start(folder, "--database-url", f"sqlite:///{folder}/restart.db")
     with first.http() as http:
         http.put("/v1/presets/kept", json={"sources": {"one": {"weight": 0.5}}})
-        body = {"model": "kept", "prompt": PROMPT, "max_tokens": 150, "stream": True, "ignore_eos": True}
+        body = {
+            "model": "kept",
+            "prompt": PROMPT,
+            "max_tokens": 150,
+            "stream": True,
+            "ignore_eos": True,
+        }
         with http.stream("POST", "/v1/completions", json=body) as response:
             lines = response.iter_lines()
             next(lines)
@@ -263,11 +282,11 @@ def test_presets_survive_a_restart_and_sigterm_drains(folder: Path) -> None:
             rest = list(lines)
     assert "data: [DONE]" in rest
     assert '"finish_reason":"length"' in "".join(rest)
-    assert 0 == first.process.wait(30)
+    assert first.process.wait(30) == 0
     second = start(folder, "--database-url", f"sqlite:///{folder}/restart.db")
     try:
         with second.http() as http:
-            assert 0.5 == http.get("/v1/presets/kept").json()["sources"]["one"]["weight"]
+            assert http.get("/v1/presets/kept").json()["sources"]["one"]["weight"] == 0.5
     finally:
         second.process.terminate()
         second.process.wait(30)

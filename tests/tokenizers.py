@@ -1,4 +1,4 @@
-"""A tokenizer of single bytes: any text round-trips, and multi-byte characters take several tokens."""
+"""A tokenizer of single bytes: any text round-trips, and some characters take several tokens."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -6,7 +6,8 @@ from transformers import PreTrainedTokenizerFast
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<bos>{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% for message in messages %}<bos>{{ message['role'] }}: {{ message['content'] }}\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<bos>assistant: {% endif %}"
 )
 

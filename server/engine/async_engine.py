@@ -26,7 +26,9 @@ class Stream:
         self.finished = False
 
     async def __aiter__(self) -> AsyncIterator[Output]:
-        """Outputs in order; those of a slow reader pile up here, in memory bounded by its `max_tokens`."""
+        """Outputs in order; those of a slow reader pile up here, in memory bounded by its
+        `max_tokens`.
+        """
         while True:
             output = await self._outputs.get()
             yield output
@@ -81,7 +83,8 @@ class AsyncEngine:
     def submit(self, requests: Sequence[Request]) -> list[Stream]:
         """Queue requests, all or none, and return their streams.
 
-        Raises `InvalidRequestError` for one that can never run, `QueueFullError`, and `UnavailableError` while draining.
+        Raises `InvalidRequestError` for one that can never run, `QueueFullError`, and
+        `UnavailableError` while draining.
         """
         if self.error is not None or not self._accepting:
             raise UnavailableError(self.error or "the server is shutting down")
@@ -96,7 +99,7 @@ class AsyncEngine:
         return streams
 
     async def drain(self, timeout: float | None) -> None:
-        """Accept nothing more, let what runs end, and abort what is left after `timeout` seconds."""
+        """Accept nothing more, let what runs end, and abort the rest after `timeout` seconds."""
         self._accepting = False
         try:
             await asyncio.wait_for(self._idle.wait(), timeout)
@@ -111,7 +114,9 @@ class AsyncEngine:
             await asyncio.to_thread(self._thread.join)
 
     def _check_queue(self, requests: Sequence[Request]) -> None:
-        """Refuse what would make more than `max_queued` requests wait beside those that fill the rows."""
+        """Refuse what would make more than `max_queued` requests wait beside those that fill the
+        rows.
+        """
         limit = self.config.max_rows + self.config.max_queued
         if len(requests) > limit:
             raise InvalidRequestError(
@@ -164,7 +169,9 @@ class AsyncEngine:
             self._loop.call_soon_threadsafe(self._fail, f"the engine has stopped: {error!r}")
 
     def _receive(self) -> bool:
-        """Do what was asked since the last step; wait when there is nothing else to do. False means stop."""
+        """Do what was asked since the last step; wait when there is nothing else to do. False means
+        stop.
+        """
         while not self._inbox.empty() or not self.engine.scheduler.has_work:
             action = self._inbox.get()
             if action is None:
@@ -197,13 +204,13 @@ class AsyncEngine:
             self.engine.abort(group)
 
 
-
 def check_request(request: Request, config: EngineConfig) -> None:
     """Raise `InvalidRequestError` if the request can never run within the engine's limits."""
     num_rows = len(request.members)
     if num_rows > config.max_rows:
         raise InvalidRequestError(
-            f"an ensemble of {num_rows} rows cannot run: the server has {config.max_rows} (--max-rows)"
+            f"an ensemble of {num_rows} rows cannot run: the server has {config.max_rows} "
+            "(--max-rows)"
         )
     longest = max(len(member.prompt) for member in request.members)
     if min(len(member.prompt) for member in request.members) == 0:

@@ -1,7 +1,7 @@
 """The one attention function that mergeserve registers with transformers.
 
-The registry is process-wide, the function keeps no state: the step's `Batch`, with the KV cache in it, arrives through the
-forward's keyword arguments.
+The registry is process-wide, the function keeps no state: the step's `Batch`, with the KV cache in
+it, arrives through the forward's keyword arguments.
 """
 
 import torch
@@ -34,8 +34,8 @@ def attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """Write the step's keys and values, then attend, row by row of the packed step.
 
-    `query`: [1, heads, tokens, dim]; `key`, `value`: [1, kv_heads, tokens, dim]. Returns [1, tokens, heads, dim].
-    Sliding windows and soft caps are ours to apply.
+    `query`: [1, heads, tokens, dim]; `key`, `value`: [1, kv_heads, tokens, dim]. Returns [1,
+    tokens, heads, dim]. Sliding windows and soft caps are ours to apply.
     """
     if kwargs.get("s_aux") is not None:
         raise UnsupportedModelError("attention sinks are not supported")
@@ -69,7 +69,9 @@ def _decode(
     sliding_window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """One new token per row. `query`: [heads, rows, dim]; `keys`: [kv_heads, rows, keys, dim] -> [rows, heads, dim]."""
+    """One new token per row. `query`: [heads, rows, dim]; `keys`: [kv_heads, rows, keys, dim] ->
+    [rows, heads, dim].
+    """
     heads, rows, dim = query.shape
     kv_heads, _, num_keys, value_dim = values.shape
     shared = heads // kv_heads  # query heads that read one key head
@@ -93,7 +95,9 @@ def _prefill(
     sliding_window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Several tokens of one row. `query`: [heads, tokens, dim]; `keys`: [kv_heads, keys, dim] -> [tokens, heads, dim]."""
+    """Several tokens of one row. `query`: [heads, tokens, dim]; `keys`: [kv_heads, keys, dim] ->
+    [tokens, heads, dim].
+    """
     mask = chunk.mask(sliding_window)
     if softcap is None:
         attended = scaled_dot_product_attention(

@@ -9,14 +9,17 @@ from server.engine.kv_cache import KVCache
 from server.engine.scheduler import RowWork
 
 SHORT_BLOCKS = 16
-"""Decode rows of up to this many blocks are padded to one length; longer ones are bucketed by powers of two."""
+"""Decode rows of up to this many blocks are padded to one length; longer ones are bucketed by
+powers of two.
+"""
 
 
 @dataclass(slots=True)
 class DecodeBucket:
     """Rows with one new token each, of similar length, padded to the longest.
 
-    `start`, `end`: their places in the packed step. `blocks`: [rows, blocks]; `lens`: [rows] tokens to attend to.
+    `start`, `end`: their places in the packed step. `blocks`: [rows, blocks]; `lens`: [rows] tokens
+    to attend to.
     """
 
     start: int
@@ -26,7 +29,9 @@ class DecodeBucket:
     _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
     def mask(self, num_keys: int, sliding_window: int | None) -> torch.Tensor:
-        """True where a row must not look, [rows, 1, keys]; the same for every layer with this window."""
+        """True where a row must not look, [rows, 1, keys]; the same for every layer with this
+        window.
+        """
         if sliding_window not in self._masks:
             positions = torch.arange(num_keys, device=self.lens.device)
             hidden = positions >= self.lens[:, None]
@@ -38,7 +43,9 @@ class DecodeBucket:
 
 @dataclass(slots=True)
 class PrefillChunk:
-    """Several new tokens of one row. `num_context` tokens precede them in the cache; `blocks`: [1, blocks]."""
+    """Several new tokens of one row. `num_context` tokens precede them in the cache; `blocks`: [1,
+    blocks].
+    """
 
     start: int
     end: int
@@ -47,7 +54,9 @@ class PrefillChunk:
     _masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
     def mask(self, sliding_window: int | None) -> torch.Tensor | None:
-        """True where a query may look, [tokens, keys]; None where plain causal attention says the same."""
+        """True where a query may look, [tokens, keys]; None where plain causal attention says the
+        same.
+        """
         if sliding_window not in self._masks:
             self._masks[sliding_window] = self._make_mask(sliding_window)
         return self._masks[sliding_window]
@@ -69,7 +78,8 @@ class PrefillChunk:
 class Batch:
     """A packed step: all rows' new tokens one after the other, decode rows first.
 
-    `token_ids`, `positions`, `slots`: [tokens]; `work` is in the packed order, `starts[i]` is where `work[i]` begins.
+    `token_ids`, `positions`, `slots`: [tokens]; `work` is in the packed order, `starts[i]` is where
+    `work[i]` begins.
     """
 
     work: list[RowWork]

@@ -11,24 +11,24 @@ from server.engine.slab import ActiveStack
 
 @dataclass(slots=True)
 class StepRows:
-    """Which row each token of the step belongs to, [tokens]; None when every row has one token, in order.
+    """Which row each token of the step belongs to, [tokens]; None when every row has one token, in
+    order.
 
-    One object is shared by all linears of a runner, which sets it before each forward; the head, which only sees the tokens
-    whose logits are wanted, has one of its own.
+    One object is shared by all linears of a runner, which sets it before each forward; the head,
+    which only sees the tokens whose logits are wanted, has one of its own.
     """
 
     row_of_token: torch.Tensor | None = None
 
 
 class BlendedLinear(nn.Module):
-    """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`. Its base product is a kernel's, which owns the weight.
+    """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`. Its base product is a kernel's,
+    which owns the weight.
 
     `active` is this step's stack, or None where no row of the step has a delta here.
     """
 
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, rows: StepRows
-    ) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: StepRows) -> None:
         """`weight`: [out, in]."""
         super().__init__()
         self.out_features, self.in_features = weight.shape

@@ -1,8 +1,8 @@
 """Accounts for KV blocks: ids, reference counts and prefix keys. It never sees a tensor.
 
-A block is free, or held by one or more rows. A full block has a *key*, the hash of the weights' digest and of every token up to
-its end, so a block is reused only where the same weights read the same text. A free block keeps its key (and its content)
-until it is handed out again, oldest first.
+A block is free, or held by one or more rows. A full block has a *key*, the hash of the weights'
+digest and of every token up to its end, so a block is reused only where the same weights read the
+same text. A free block keeps its key (and its content) until it is handed out again, oldest first.
 """
 
 from collections import OrderedDict
@@ -44,7 +44,9 @@ class BlockManager:
         return 1 - len(self._free) / self.num_blocks
 
     def allocate(self, count: int) -> list[int]:
-        """Take `count` free blocks, the least recently freed first. Their cached content is forgotten."""
+        """Take `count` free blocks, the least recently freed first. Their cached content is
+        forgotten.
+        """
         assert count <= self.num_free, "the caller must check num_free"
         return [self._take_oldest() for _ in range(count)]
 
@@ -79,13 +81,15 @@ class BlockManager:
             self._reference_counts[block] += 1
 
     def publish(self, block: int, key: Key) -> None:
-        """Say that `block` now holds what `key` names. The first block of a key stays its only one."""
+        """Say that `block` holds what `key` names. The first block of a key stays its only one."""
         if key not in self._block_by_key and self._keys[block] is None:
             self._block_by_key[key] = block
             self._keys[block] = key
 
     def free(self, blocks: Sequence[int]) -> None:
-        """Give back one reference to each block. The end of a prefix is freed first, so it is evicted first."""
+        """Give back one reference to each block. The end of a prefix is freed first, so it is
+        evicted first.
+        """
         for block in reversed(blocks):
             self._reference_counts[block] -= 1
             assert self._reference_counts[block] >= 0, f"block {block} freed twice"

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Bounds of one engine. Lengths and counts are in tokens, rows or groups; blocks hold `block_size` tokens of KV.
+    """Bounds of one engine. Lengths and counts are in tokens, rows or groups; blocks hold
+    `block_size` tokens of KV.
 
-    `max_step_tokens` bounds a step's work: decode rows come first, prefill chunks fill what is left, so a long prompt
-    delays running streams by at most one such step. `max_prompt_logits` bounds the positions of a chunk whose logits are all
-    needed (prompt log-probabilities): they pass through the head, at `vocab_size` floats each.
-    `max_active_rank` bounds the summed LoRA rank that every row of a step pays for.
+    `max_step_tokens` bounds a step's work: decode rows come first, prefill chunks fill what is
+    left, so a long prompt delays running streams by at most one such step. `max_prompt_logits`
+    bounds the positions of a chunk whose logits are all needed (prompt log-probabilities): they
+    pass through the head, at `vocab_size` floats each. `max_active_rank` bounds the summed LoRA
+    rank that every row of a step pays for.
     """
 
     max_model_len: int
@@ -23,6 +25,8 @@ class EngineConfig:
     max_active_rank: int = 2048
 
     def __post_init__(self) -> None:
-        assert self.max_model_len <= self.num_blocks * self.block_size, "one row must fit the KV cache"
+        assert self.max_model_len <= self.num_blocks * self.block_size, (
+            "one row must fit the KV cache"
+        )
         assert self.max_step_tokens >= 1
         assert self.max_rows >= 1

@@ -1,11 +1,15 @@
-"""Text from tokens, one at a time: multi-byte characters stay whole, and stop strings are found across token boundaries."""
+"""Text from tokens, one at a time: multi-byte characters stay whole, and stop strings are found
+across token boundaries.
+"""
 
 from collections.abc import Callable, Sequence
 
 Decode = Callable[[Sequence[int]], str]
 
 CONTEXT_TOKENS = 6
-"""Prompt tokens decoded in front of the first new one: some tokenizers drop the space of a leading word."""
+"""Prompt tokens decoded in front of the first new one: some tokenizers drop the space of a leading
+word.
+"""
 
 INCOMPLETE = "�"
 
@@ -13,8 +17,8 @@ INCOMPLETE = "�"
 class Detokenizer:
     """Incremental text of one group.
 
-    `decode` must skip special tokens. Text is held back while it may still change (an unfinished multi-byte character) or be
-    swallowed (the beginning of a stop string).
+    `decode` must skip special tokens. Text is held back while it may still change (an unfinished
+    multi-byte character) or be swallowed (the beginning of a stop string).
     """
 
     def __init__(self, decode: Decode, prompt: Sequence[int], stop: tuple[str, ...]) -> None:
@@ -27,7 +31,9 @@ class Detokenizer:
         self._held = ""
 
     def push(self, token_id: int, *, may_stop: bool = True) -> tuple[str, str | None]:
-        """Add a token. Returns new text, cut before a stop string, and that stop string if one was met."""
+        """Add a token. Returns new text, cut before a stop string, and that stop string if one was
+        met.
+        """
         self._ids.append(token_id)
         text = self._decode(self._ids[self._context_start :])
         if text.endswith(INCOMPLETE) or len(text) <= len(self._context_text):
@@ -62,8 +68,8 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What is still held back, at the end of a group that no stop string ended."""
-        text = self._held + self._decode(self._ids[self._context_start :])[
-            len(self._context_text) :
-        ]
+        text = (
+            self._held + self._decode(self._ids[self._context_start :])[len(self._context_text) :]
+        )
         self._held, self._context_text = "", self._decode(self._ids[self._context_start :])
         return text

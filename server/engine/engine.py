@@ -1,4 +1,6 @@
-"""The engine: groups in, tokens out, one step at a time. It runs on whatever thread calls it, one at a time."""
+"""The engine: groups in, tokens out, one step at a time. It runs on whatever thread calls it, one
+at a time.
+"""
 
 import logging
 import time
@@ -18,7 +20,9 @@ from server.engine.stats import EngineObserver, RequestStats, StepStats
 logger = logging.getLogger(__name__)
 
 STEP_FAILED = "the engine failed while computing this request; the server's log says why"
-NOT_FINITE = "the model gave logits that are not finite: its weights, or this blend's, overflow or hold NaN"
+NOT_FINITE = (
+    "the model gave logits that are not finite: its weights, or this blend's, overflow or hold NaN"
+)
 
 
 class Engine:
@@ -54,7 +58,9 @@ class Engine:
             self._leave(group)
 
     def step(self) -> list[tuple[Group, Output]]:
-        """Compute one step: one token for every row that decodes, and a chunk of the prompts that are still being read."""
+        """Compute one step: one token for every row that decodes, and a chunk of the prompts that
+        are still being read.
+        """
         started = time.perf_counter()
         plan = self.scheduler.schedule()
         try:
@@ -71,7 +77,9 @@ class Engine:
         return outputs
 
     def _keep(self, part: RowLogits) -> None:
-        """Keep what a row's logits are needed for: prompt log-probabilities, and the last token's until the group is ready."""
+        """Keep what a row's logits are needed for: prompt log-probabilities, and the last token's
+        until the group is ready.
+        """
         row, group = part.work.row, part.work.group
         if group.wants_prompt_logprobs and row is group.rows[0]:
             begin = row.num_computed - len(part.logits)
@@ -137,7 +145,9 @@ def _groups(work: Sequence[RowWork]) -> list[Group]:
 
 
 def _read_prompt(group: Group, logits: torch.Tensor, begin: int) -> None:
-    """Note the log-probabilities that `logits` [tokens, vocab], of positions from `begin` on, give the next prompt tokens."""
+    """Note the log-probabilities that `logits` [tokens, vocab], of positions from `begin` on, give
+    the next prompt tokens.
+    """
     if not group.prompt_logprobs:
         group.prompt_logprobs.append(TokenLogprobs(group.rows[0].tokens[0]))
     prompt = group.rows[0].tokens[: group.rows[0].num_prompt]

@@ -24,7 +24,9 @@ class Row:
         self.num_computed = 0  # tokens whose keys and values are in the cache
         self.block_table: list[int] = []
         self.keys: list[Key] = []
-        self.logits: torch.Tensor | None = None  # [vocab], of the last token, until the group samples
+        self.logits: torch.Tensor | None = (
+            None  # [vocab], of the last token, until the group samples
+        )
 
     @property
     def num_pending(self) -> int:
@@ -61,7 +63,9 @@ class Timing:
 
 
 class Group:
-    """The rows of one request. They share every sampled token; admission, preemption and abortion treat them as one."""
+    """The rows of one request. They share every sampled token; admission, preemption and abortion
+    treat them as one.
+    """
 
     def __init__(self, request: Request, detokenizer: Detokenizer) -> None:
         self.request = request
@@ -96,7 +100,9 @@ class Group:
         return all(row.num_pending <= 1 for row in self.rows)
 
     def combine(self) -> torch.Tensor:
-        """The logits that the group samples from, float32 [vocab]: its row's, or what the rule makes of its rows'."""
+        """The logits that the group samples from, float32 [vocab]: its row's, or what the rule
+        makes of its rows'.
+        """
         logits = [row.logits for row in self.rows if row.logits is not None]
         assert len(logits) == len(self.rows), "the group is not ready"
         for row in self.rows:
@@ -104,7 +110,9 @@ class Group:
         return logits[0] if self.request.rule is None else self.request.rule(torch.stack(logits))
 
     def append(self, token: TokenLogprobs, eos_token_ids: frozenset[int], max_len: int) -> Output:
-        """Append a sampled token to every row; decide whether the group is finished; return what to send."""
+        """Append a sampled token to every row; decide whether the group is finished; return what to
+        send.
+        """
         token_id = token.token_id
         self.timing.token(time.monotonic())
         self.output_tokens.append(token_id)
@@ -118,7 +126,9 @@ class Group:
         return self.output(text, (token,))
 
     def _text_after(self, token_id: int, eos_token_ids: frozenset[int]) -> str:
-        """New text; a stop token gives none and ends the group, a stop string cuts it and ends the group."""
+        """New text; a stop token gives none and ends the group, a stop string cuts it and ends the
+        group.
+        """
         may_stop = len(self.output_tokens) >= self.sampling.min_tokens
         is_eos = token_id in eos_token_ids and not self.sampling.ignore_eos
         is_stop = token_id in self.sampling.stop_token_ids

@@ -1,6 +1,8 @@
-"""How one linear layer's base product is computed on a device. Everything else treats a kernel as a function.
+"""How one linear layer's base product is computed on a device. Everything else treats a kernel as a
+function.
 
-A kernel takes `x` [tokens, in] and returns `W0 x + b`, [tokens, out]. Whatever is faster on some processor is added here.
+A kernel takes `x` [tokens, in] and returns `W0 x + b`, [tokens, out]. Whatever is faster on some
+processor is added here.
 """
 
 from collections.abc import Callable
@@ -24,10 +26,12 @@ def plain_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
 
 
 def packed_kernel(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
-    """oneDNN's product over a weight in its blocked layout: reads memory faster than the row-major one for few rows."""
+    """oneDNN's product over a weight in its blocked layout: reads memory faster than the row-major
+    one for few rows.
+    """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR_TOKENS)
     product = torch.ops.mkldnn._linear_pointwise
-    return lambda x: product(x, packed, bias, "none", [], "")  # type: ignore[no-any-return]
+    return lambda x: product(x, packed, bias, "none", [], "")
 
 
 PACKED_FOR_TOKENS = 16
@@ -38,6 +42,6 @@ def _can_pack(weight: torch.Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )

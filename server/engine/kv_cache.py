@@ -29,8 +29,9 @@ def bytes_per_token(shapes: Mapping[int, LayerShape], dtype: torch.dtype) -> int
 class KVCache:
     """Per layer `keys` and `values`, [kv_heads, num_blocks, block_size, dim].
 
-    Heads come first, so that gathering blocks yields [kv_heads x rows, tokens, dim], ready for one batched matmul.
-    On a CPU the memory is reserved here and taken page by page as blocks are first written.
+    Heads come first, so that gathering blocks yields [kv_heads x rows, tokens, dim], ready for one
+    batched matmul. On a CPU the memory is reserved here and taken page by page as blocks are first
+    written.
     """
 
     def __init__(
@@ -53,17 +54,21 @@ class KVCache:
     def write(
         self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> None:
-        """Store `key` and `value`, [kv_heads, tokens, dim], at `slots` (block x block_size + offset), [tokens]."""
+        """Store `key` and `value`, [kv_heads, tokens, dim], at `slots` (block x block_size +
+        offset), [tokens].
+        """
         for cache, new in ((self._keys[layer], key), (self._values[layer], value)):
             cache.flatten(1, 2).index_copy_(1, slots, new)
 
     def clear(self, blocks: list[int]) -> None:
-        """Zero the values of `blocks`: masked positions are multiplied by zero, which does not remove a NaN."""
+        """Zero the values of `blocks`: masked positions are multiplied by zero, which does not
+        remove a NaN.
+        """
         for cache in self._values.values():
             cache[:, blocks] = 0
 
     def read(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of `blocks` [rows, blocks per row], each [kv_heads, rows, tokens, dim]."""
+        """Keys and values of `blocks` [rows, blocks], each [kv_heads, rows, tokens, dim]."""
         return self._gather(self._keys[layer], blocks), self._gather(self._values[layer], blocks)
 
     def _gather(self, cache: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
@@ -73,9 +78,7 @@ class KVCache:
         return gathered.view(heads, rows, per_row * size, dim)
 
 
-def _lazy_zeros(
-    size: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
+def _lazy_zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros; on a CPU the operating system provides the pages when they are first written."""
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)

@@ -35,7 +35,9 @@ from server.engine.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done and how much there is (bytes, or 0 of 0 when unknown)."""
+"""Called with what is being done, how much of it is done and how much there is (bytes, or 0 of 0
+when unknown).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,9 @@ class LoadedModel:
     engine: Engine
     tokenizer: Tokenizer
     base: Base
-    base_tensor: BaseTensor  # reads one tensor of the base from its folder, by its name in the model
+    base_tensor: (
+        BaseTensor  # reads one tensor of the base from its folder, by its name in the model
+    )
 
 
 def load_engine(
@@ -80,7 +84,9 @@ def load_engine(
     device, dtype = pick_device(options.device), torch.float32
     dtype = pick_dtype(options.dtype, device)
     progress("hashing the base", 0, 0)
-    digest = checkpoint_digest(folder, lambda done, total: progress("hashing the base", done, total))
+    digest = checkpoint_digest(
+        folder, lambda done, total: progress("hashing the base", done, total)
+    )
     progress("loading the base", 0, 0)
     network = _load_network(folder, dtype, device)
     name = options.served_model_name or model_id(model)
@@ -97,7 +103,9 @@ def build_engine(
     options: EngineOptions,
     observer: EngineObserver | None = None,
 ) -> Engine:
-    """Prepare `network` in place and build its engine; checks first that the engine computes what transformers does."""
+    """Prepare `network` in place and build its engine; checks first that the engine computes what
+    transformers does.
+    """
     network.eval()
     shapes = layer_shapes(network)
     expected = reference_logits(network)
@@ -116,7 +124,9 @@ def build_engine(
 
 
 def describe_base(model: str | Path) -> Base:
-    """What merging must know of a base, from its config alone: no weights are loaded, and its digest is empty."""
+    """What merging must know of a base, from its config alone: no weights are loaded, and its
+    digest is empty.
+    """
     folder = model_folder(model, lambda what, done, total: None)
     config = _load_config(folder)
     with torch.device("meta"):
@@ -155,7 +165,12 @@ def model_folder(model: str | Path, progress: Progress) -> Path:
         raise ModelLoadError(f"{model!s} is not a folder with a model")
     progress(f"downloading {model}", 0, 0)
     try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
+        return Path(
+            snapshot_download(
+                str(model),
+                allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"],
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelLoadError(
             f"{model!s} is neither a folder nor a model that the hub gives: {error}"
@@ -167,14 +182,18 @@ def pick_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelLoadError(f"device {device!r}: this machine, or this build of torch, has no CUDA")
+        raise ModelLoadError(
+            f"device {device!r}: this machine, or this build of torch, has no CUDA"
+        )
     return torch.device(device)
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the device computes in it, else float32."""
     if dtype != "auto":
-        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[dtype]
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[
+            dtype
+        ]
     if device.type == "cuda":
         computes = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -225,8 +244,14 @@ def _load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> Pre
             output_loading_info=True,
         )
     except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{folder} cannot be loaded as a causal language model: {error}") from error
-    problems = {key: sorted(map(str, report[key])) for key in ("missing_keys", "mismatched_keys") if report[key]}
+        raise ModelLoadError(
+            f"{folder} cannot be loaded as a causal language model: {error}"
+        ) from error
+    problems = {
+        key: sorted(map(str, report[key]))
+        for key in ("missing_keys", "mismatched_keys")
+        if report[key]
+    }
     if problems:
         raise ModelLoadError(f"{folder} does not hold the whole model: {problems}")
     return network.to(device)
@@ -235,7 +260,9 @@ def _load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> Pre
 def _engine_config(
     config: PreTrainedConfig, options: EngineOptions, bytes_per_block: int, device: torch.device
 ) -> EngineConfig:
-    kv_bytes = free_bytes(device) // 4 if options.kv_memory is None else int(options.kv_memory * GIB)
+    kv_bytes = (
+        free_bytes(device) // 4 if options.kv_memory is None else int(options.kv_memory * GIB)
+    )
     num_blocks = kv_bytes // bytes_per_block
     if num_blocks < 1:
         raise ModelLoadError(
@@ -245,10 +272,14 @@ def _engine_config(
     longest = getattr(text_config, "max_position_embeddings", None)
     wanted = options.max_model_len or longest or 2048
     if longest is not None and wanted > longest:
-        raise ModelLoadError(f"--max-model-len {wanted} is more than the model's {longest} positions")
+        raise ModelLoadError(
+            f"--max-model-len {wanted} is more than the model's {longest} positions"
+        )
     room = num_blocks * options.block_size
     if wanted > room:
-        logger.warning("max_model_len is lowered from %d to the %d tokens of the KV cache", wanted, room)
+        logger.warning(
+            "max_model_len is lowered from %d to the %d tokens of the KV cache", wanted, room
+        )
     num_blocks = min(num_blocks, options.max_rows * -(-wanted // options.block_size))
     return EngineConfig(
         max_model_len=min(wanted, room),

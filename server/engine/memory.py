@@ -8,7 +8,9 @@ GIB = 2**30
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of `device`; on a CPU what the kernel can still give, within the control group's limit."""
+    """Free memory of `device`; on a CPU what the kernel can still give, within the control group's
+    limit.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min(_available_bytes(), _cgroup_bytes())

@@ -1,4 +1,6 @@
-"""A transformers causal LM made ready for the engine: linears replaced, attention ours, and described for merging."""
+"""A transformers causal LM made ready for the engine: linears replaced, attention ours, and
+described for merging.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,20 +26,14 @@ class BlendedModel:
     linears: Mapping[str, BlendedLinear]
     rows: StepRows
     head_rows: StepRows
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type that the model computes in."""
-        return self.model.dtype
+    device: torch.device
+    dtype: torch.dtype
 
 
 def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
-    """Every plain linear layer with its module path. Subclasses do something else and are left alone."""
+    """Every plain linear layer with its module path. Subclasses do something else and are left
+    alone.
+    """
     for name, module in model.named_modules():
         if type(module) in (nn.Linear, Conv1D):
             yield name, module
@@ -56,11 +52,13 @@ def prepare(model: PreTrainedModel) -> BlendedModel:
     model.requires_grad_(False).eval()
     register()
     model.set_attn_implementation(IMPLEMENTATION)
-    return BlendedModel(model, linears, rows, head_rows)
+    return BlendedModel(model, linears, rows, head_rows, model.device, model.dtype)
 
 
 def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dtype) -> Base:
-    """What merging must know of `model`, before `prepare`; its parameters may be on the meta device."""
+    """What merging must know of `model`, before `prepare`; its parameters may be on the meta
+    device.
+    """
     text_config = model.config.get_text_config(decoder=True)
     return Base(
         name=name,

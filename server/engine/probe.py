@@ -1,7 +1,9 @@
-"""Finds out what a model's layers keep in the KV cache, and checks that the engine computes what transformers computes.
+"""Finds out what a model's layers keep in the KV cache, and checks that the engine computes what
+transformers computes.
 
-Any architecture may arrive. One that needs something that the engine does not know (an attention bias, state beside keys and
-values) would give wrong text without an error, so a short prompt is run both ways when a model is loaded.
+Any architecture may arrive. One that needs something that the engine does not know (an attention
+bias, state beside keys and values) would give wrong text without an error, so a short prompt is run
+both ways when a model is loaded.
 """
 
 from collections.abc import Mapping
@@ -36,7 +38,9 @@ def _tokens(model: PreTrainedModel) -> list[int]:
 
 @torch.inference_mode()
 def layer_shapes(model: PreTrainedModel) -> dict[int, LayerShape]:
-    """What each layer of the unprepared `model` keeps for each token. Raises `UnsupportedModelError`."""
+    """What each layer of the unprepared `model` keeps for each token. Raises
+    `UnsupportedModelError`.
+    """
     cache = DynamicCache(config=model.config)
     token_ids = torch.tensor([_tokens(model)[:2]], device=model.device)
     model(input_ids=token_ids, past_key_values=cache, use_cache=True)
@@ -45,8 +49,8 @@ def layer_shapes(model: PreTrainedModel) -> dict[int, LayerShape]:
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None or keys.ndim != 4:
             raise UnsupportedModelError(
-                f"layer {index} of {type(model).__name__} keeps {type(layer).__name__}, not plain keys "
-                "and values: only decoder-only models with ordinary attention can be served"
+                f"layer {index} of {type(model).__name__} keeps {type(layer).__name__}, not plain "
+                "keys and values: only decoder-only models with ordinary attention can be served"
             )
         shapes[index] = LayerShape(keys.shape[1], keys.shape[3], values.shape[3])
     return shapes
@@ -56,11 +60,14 @@ def layer_shapes(model: PreTrainedModel) -> dict[int, LayerShape]:
 def reference_logits(model: PreTrainedModel) -> torch.Tensor:
     """Transformers' own logits of the test prompt, float32 [tokens, vocab]; before `prepare`."""
     token_ids = torch.tensor([_tokens(model)], device=model.device)
-    return model(input_ids=token_ids, use_cache=False).logits[0].float()
+    logits: torch.Tensor = model(input_ids=token_ids, use_cache=False).logits[0]
+    return logits.float()
 
 
 def verify(model: BlendedModel, shapes: Mapping[int, LayerShape], expected: torch.Tensor) -> None:
-    """Raise `UnsupportedModelError` unless the engine gives `expected` too, over prefill chunks and decoding."""
+    """Raise `UnsupportedModelError` unless the engine gives `expected` too, over prefill chunks and
+    decoding.
+    """
     actual = _engine_logits(model, shapes)
     error = float((actual - expected).norm() / expected.norm())
     limit = MAX_ERROR_FLOAT32 if model.dtype == torch.float32 else MAX_ERROR_HALF
@@ -77,7 +84,9 @@ def _engine_logits(model: BlendedModel, shapes: Mapping[int, LayerShape]) -> tor
     num_blocks = -(-NUM_TOKENS // BLOCK_SIZE)
     runner = Runner(model, KVCache(shapes, num_blocks, BLOCK_SIZE, model.dtype, model.device))
     blend = Blend("", (), torch.zeros(0, len(model.linears)))
-    request = Request((Member(tuple(_tokens(model.model)), blend),), SamplingParams(prompt_logprobs=0))
+    request = Request(
+        (Member(tuple(_tokens(model.model)), blend),), SamplingParams(prompt_logprobs=0)
+    )
     group = Group(request, Detokenizer(lambda token_ids: "", (), ()))
     row = group.rows[0]
     row.block_table = list(range(num_blocks))

@@ -16,9 +16,11 @@ FinishReason = Literal["stop", "length", "error"]
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to draw tokens. `temperature` 0 is greedy; `top_k` 0 means no limit; counts are in tokens.
+    """How to draw tokens. `temperature` 0 is greedy; `top_k` 0 means no limit; counts are in
+    tokens.
 
-    `logprobs` and `prompt_logprobs` are the number of alternatives to report (0: the token's own only), None for none.
+    `logprobs` and `prompt_logprobs` are the number of alternatives to report (0: the token's own
+    only), None for none.
     """
 
     max_tokens: int = 16
@@ -51,8 +53,9 @@ class Member:
 class Request:
     """One group of rows that share every sampled token.
 
-    One member is an ordinary generation; several need a `rule`. `choice` tells apart the `n` choices of one prompt: random
-    numbers are keyed by (seed, choice, token index). `label`, `path` and `mode` go to the statistics untouched.
+    One member is an ordinary generation; several need a `rule`. `choice` tells apart the `n`
+    choices of one prompt: random numbers are keyed by (seed, choice, token index). `label`, `path`
+    and `mode` go to the statistics untouched.
     """
 
     members: tuple[Member, ...]
@@ -69,9 +72,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """One token, its log-probability at temperature 1, and the most likely alternatives, best first.
+    """One token, its log-probability at temperature 1, and the most likely alternatives, best
+    first.
 
-    `logprob` is None for the first token of a prompt. `top` holds (token id, log-probability) pairs.
+    `logprob` is None for the first token of a prompt. `top` holds (token id, log-probability)
+    pairs.
     """
 
     token_id: int
@@ -83,10 +88,11 @@ class TokenLogprobs:
 class Output:
     """What one step brought for one request.
 
-    `text` is new text that no later token can change and no stop string can swallow, so it may lag behind `tokens`; it is cut
-    before a stop string. `tokens` are the tokens sampled since the last output (log-probabilities filled when asked for).
-    `prompt` is on the first output only, when `prompt_logprobs` was asked for. The last output has a `finish_reason`;
-    with `error` that also has a message in `error`.
+    `text` is new text that no later token can change and no stop string can swallow, so it may lag
+    behind `tokens`; it is cut before a stop string. `tokens` are the tokens sampled since the last
+    output (log-probabilities filled when asked for). `prompt` is on the first output only, when
+    `prompt_logprobs` was asked for. The last output has a `finish_reason`; with `error` that also
+    has a message in `error`.
     """
 
     text: str

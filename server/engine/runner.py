@@ -40,8 +40,8 @@ class Runner:
     def forward(self, work: Sequence[RowWork]) -> list[RowLogits]:
         """Compute every row's planned tokens.
 
-        Logits are returned for rows whose last token was computed, and for every computed prompt token of groups that want
-        prompt log-probabilities.
+        Logits are returned for rows whose last token was computed, and for every computed prompt
+        token of groups that want prompt log-probabilities.
         """
         batch = pack(work, self.cache, self._model.device)
         wanted = [_num_logits(item) for item in batch.work]
@@ -71,7 +71,9 @@ class Runner:
             self.cache.clear(row.block_table)
 
     def _activate(self, batch: Batch, wanted: list[int]) -> None:
-        """Tell the linears which stacks the step needs and which row each of their tokens belongs to."""
+        """Tell the linears which stacks the step needs and which row each of their tokens belongs
+        to.
+        """
         stacks = self._slab.activate([item.row.blend for item in batch.work])
         for index, linear in enumerate(self._linears):
             linear.active = stacks.get(index)

@@ -1,8 +1,9 @@
 """Draws tokens from logits, and reports log-probabilities at temperature 1.
 
-Random numbers are keyed by (seed, choice, token index) with a counter-based generator (Philox; Salmon et al., SC'11), so a
-request draws the same numbers whatever else is in the batch, and again after a preemption. A token is drawn by inverting the
-cumulative distribution in the order of the vocabulary, which small differences in logits move only at its steps.
+Random numbers are keyed by (seed, choice, token index) with a counter-based generator (Philox;
+Salmon et al., SC'11), so a request draws the same numbers whatever else is in the batch, and again
+after a preemption. A token is drawn by inverting the cumulative distribution in the order of the
+vocabulary, which small differences in logits move only at its steps.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ NUM_CANDIDATES = 256
 """Tokens that top-p looks at first; if they hold too little probability, all are sorted."""
 
 
-def sample(logits: torch.Tensor, groups: Sequence[Group], eos: frozenset[int]) -> list[TokenLogprobs]:
+def sample(
+    logits: torch.Tensor, groups: Sequence[Group], eos: frozenset[int]
+) -> list[TokenLogprobs]:
     """Draw one token for each group. `logits`: float32 [groups, vocab], combined and unmodified."""
     scores = logits
     if any(_changes_scores(group, eos) for group in groups):
@@ -37,13 +40,13 @@ def _changes_scores(group: Group, eos: frozenset[int]) -> bool:
     sampling = group.sampling
     penalised = sampling.presence_penalty or sampling.frequency_penalty
     too_early = len(group.output_tokens) < sampling.min_tokens
-    return bool(
-        penalised or sampling.repetition_penalty != 1 or sampling.logit_bias or too_early
-    )
+    return bool(penalised or sampling.repetition_penalty != 1 or sampling.logit_bias or too_early)
 
 
 def _apply_penalties(scores: torch.Tensor, group: Group, eos: frozenset[int]) -> None:
-    """Repetition (over prompt and output), then presence and frequency (over output), then bias; in place, [vocab]."""
+    """Repetition (over prompt and output), then presence and frequency (over output), then bias; in
+    place, [vocab].
+    """
     sampling = group.sampling
     if sampling.repetition_penalty != 1:
         seen = torch.tensor(sorted(set(group.rows[0].tokens)), device=scores.device)
@@ -52,12 +55,16 @@ def _apply_penalties(scores: torch.Tensor, group: Group, eos: frozenset[int]) ->
         scores[seen] = torch.where(found > 0, found / factor, found * factor)
     if group.output_tokens and (sampling.presence_penalty or sampling.frequency_penalty):
         output = torch.tensor(group.output_tokens, device=scores.device)
-        seen, counts = output.unique(return_counts=True)
+        seen, counts = torch.unique(output, return_counts=True)
         scores[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
     for token_id, bias in sampling.logit_bias.items():
         scores[token_id] += bias
     if len(group.output_tokens) < sampling.min_tokens:
-        ends = set(sampling.stop_token_ids) if sampling.ignore_eos else {*eos, *sampling.stop_token_ids}
+        ends = (
+            set(sampling.stop_token_ids)
+            if sampling.ignore_eos
+            else {*eos, *sampling.stop_token_ids}
+        )
         scores[sorted(ends)] = float("-inf")
 
 
@@ -71,7 +78,9 @@ def _uniform(group: Group) -> float:
 def _draw(
     scores: torch.Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
 ) -> torch.Tensor:
-    """Truncate by top-k, top-p and min-p, in this order, and draw. `scores`: [rows, vocab] -> token ids [rows]."""
+    """Truncate by top-k, top-p and min-p, in this order, and draw. `scores`: [rows, vocab] -> token
+    ids [rows].
+    """
     temperature = _column(scores, [p.temperature for p in params])
     scaled = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
     for row, param in enumerate(params):
@@ -102,7 +111,9 @@ def _keep_top_k(scores: torch.Tensor, top_k: int) -> None:
 
 
 def _keep_top_p(probabilities: torch.Tensor, top_p: float) -> None:
-    """Zero all but the smallest set of best tokens that holds `top_p` of the probability, in place, [vocab]."""
+    """Zero all but the smallest set of best tokens that holds `top_p` of the probability, in place,
+    [vocab].
+    """
     count = min(NUM_CANDIDATES, len(probabilities))
     best, indices = probabilities.topk(count)
     if best.sum() < top_p:
@@ -131,7 +142,9 @@ def token_logprobs(
 ) -> list[TokenLogprobs]:
     """Log-probabilities of given tokens and of the best ones. `logits`: float32 [tokens, vocab]."""
     logprobs = logits.log_softmax(dim=-1)
-    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0].tolist()
+    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[
+        :, 0
+    ].tolist()
     most = min(max(num_top), logits.shape[-1])
     values, indices = (part.tolist() for part in logprobs.topk(most, dim=-1))
     return [
@@ -145,7 +158,9 @@ def token_logprobs(
 def _top(
     token_id: int, logprob: float, ids: list[int], logprobs: list[float]
 ) -> tuple[tuple[int, float], ...]:
-    """The best tokens; among equals the chosen one comes first, so a greedy token is always the first."""
+    """The best tokens; among equals the chosen one comes first, so a greedy token is always the
+    first.
+    """
     if ids and logprob == logprobs[0] and ids[0] != token_id:
         ids = [token_id, *[other for other in ids if other != token_id]][: len(ids)]
     return tuple(zip(ids, logprobs, strict=True))

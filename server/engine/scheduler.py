@@ -1,4 +1,6 @@
-"""Decides which groups run in a step and with how many tokens. It admits, preempts and frees; it never sees a tensor."""
+"""Decides which groups run in a step and with how many tokens. It admits, preempts and frees; it
+never sees a tensor.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -43,9 +45,10 @@ class StepPlan:
 class Scheduler:
     """Two queues, `waiting` and `running`, both in order of arrival.
 
-    Running groups come first: one token for each row that decodes, then prefill chunks, then newcomers, until the
-    step's tokens are used up. A group gets the blocks of all its tokens when it starts, so only decoding asks for more; when
-    they run out, the youngest running group gives its blocks back and waits at the front.
+    Running groups come first: one token for each row that decodes, then prefill chunks, then
+    newcomers, until the step's tokens are used up. A group gets the blocks of all its tokens when
+    it starts, so only decoding asks for more; when they run out, the youngest running group gives
+    its blocks back and waits at the front.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -87,7 +90,7 @@ class Scheduler:
         return plan
 
     def computed(self, plan: StepPlan) -> None:
-        """Note that the planned tokens are in the cache, and publish the blocks that became full."""
+        """Note that the planned tokens are in the cache, and publish blocks that became full."""
         size = self.config.block_size
         for item in plan.work:
             row = item.row
@@ -116,7 +119,9 @@ class Scheduler:
         return self.config.max_step_tokens
 
     def _reserve(self, group: Group, row: Row, num_tokens: int, plan: StepPlan) -> bool:
-        """Give `row` the blocks for `num_tokens` more tokens, preempting younger groups, at worst its own."""
+        """Give `row` the blocks for `num_tokens` more tokens, preempting younger groups, at worst
+        its own.
+        """
         needed = self._num_blocks(row.num_computed + num_tokens) - len(row.block_table)
         while needed > self.blocks.num_free:
             victim = self.running[-1]
@@ -127,7 +132,9 @@ class Scheduler:
         return True
 
     def _preempt(self, group: Group, plan: StepPlan) -> None:
-        """Send a group back to the front of the queue; what it had computed is computed again later."""
+        """Send a group back to the front of the queue; what it had computed is computed again
+        later.
+        """
         self.running.remove(group)
         self.waiting.appendleft(group)
         self._free(group)
@@ -161,7 +168,9 @@ class Scheduler:
         return not self.running or rank <= self.config.max_active_rank
 
     def _start(self, group: Group, plan: StepPlan) -> bool:
-        """Share the cached prefix, allocate the rest and move the group to `running`, if the free blocks suffice."""
+        """Share the cached prefix, allocate the rest and move the group to `running`, if the free
+        blocks suffice.
+        """
         shared = [self._cached_prefix(group, row) for row in group.rows]
         needed = [
             self._num_blocks(len(row.tokens)) - len(blocks)
@@ -205,7 +214,8 @@ class Scheduler:
     def _should_share_later(self, group: Group, being_computed: set[Key]) -> bool:
         """Whether a running row is just computing the block that this group would compute next.
 
-        Then waiting a step or two is cheaper than computing it twice: the `n` choices of one prompt start this way.
+        Then waiting a step or two is cheaper than computing it twice: the `n` choices of one prompt
+        start this way.
         """
         if not being_computed or group.wants_prompt_logprobs:
             return False

@@ -1,8 +1,9 @@
 """The rank-stacked factors of the active adapters, and the step's coefficients for them.
 
-For each linear that some active adapter touches: `a` [R, in] and `b` [R, out], the factors one after the other along the
-rank. A row's blend is then R float32 numbers per linear, its weights times each adapter's scale. Adapters are appended
-when a step first needs them and dropped when enough of the slab has been idle for a while, so what a step usually does is one gather.
+For each linear that some active adapter touches: `a` [R, in] and `b` [R, out], the factors one
+after the other along the rank. A row's blend is then R float32 numbers per linear, its weights
+times each adapter's scale. Adapters are appended when a step first needs them and dropped when
+enough of the slab has been idle for a while, so what a step usually does is one gather.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +54,7 @@ def _grown(part: torch.Tensor, used: int, capacity: int) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ActiveStack:
-    """What one linear needs in a step: `a` [R, in], `b` [R, out], `coefficients` float32 [rows, R]."""
+    """One linear's share of a step: `a` [R, in], `b` [R, out], `coefficients` float32 [rows, R]."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -66,7 +67,7 @@ class Slab:
     def __init__(
         self, modules: Mapping[str, tuple[int, int]], dtype: torch.dtype, device: torch.device
     ) -> None:
-        """`modules`: (out_features, in_features) by module path, in the order of a blend's columns."""
+        """`modules`: (out_features, in_features) by path, in the order of a blend's columns."""
         self._shapes = list(modules.values())
         self._index = {name: index for index, name in enumerate(modules)}
         self._dtype, self._device = dtype, device
@@ -85,7 +86,9 @@ class Slab:
         return sum(self._ranks)
 
     def activate(self, blends: Sequence[Blend]) -> dict[int, ActiveStack]:
-        """Stacks by module index for rows that see `blends`, one each; empty if none has an adapter."""
+        """Stacks by module index for rows that see `blends`, one each; empty if none has an
+        adapter.
+        """
         adapters = {adapter.digest: adapter for blend in blends for adapter in blend.adapters}
         if not adapters:
             return {}
@@ -119,7 +122,9 @@ class Slab:
             index = self._index[name]
             out_features, in_features = self._shapes[index]
             if index not in self._stacks:
-                self._stacks[index] = Stack(self._empty(0, in_features), self._empty(0, out_features))
+                self._stacks[index] = Stack(
+                    self._empty(0, in_features), self._empty(0, out_features)
+                )
             self._stacks[index].append(factor.a, factor.b, slot, factor.scale)
         self._gather = None
 
@@ -143,7 +148,9 @@ class Slab:
 
 @dataclass(frozen=True, slots=True)
 class _Gather:
-    """Index of every stacked rank of every linear, to make all coefficients of a step in one operation."""
+    """Index of every stacked rank of every linear, to make all coefficients of a step in one
+    operation.
+    """
 
     positions: torch.Tensor  # [total] into the flattened [slots, modules]
     scales: torch.Tensor  # [total]
@@ -163,4 +170,4 @@ class _Gather:
     def coefficients(self, weights: torch.Tensor) -> Sequence[torch.Tensor]:
         """`weights` [rows, slots, modules] -> for each linear [rows, R], float32."""
         gathered = weights[:, self.positions[0], self.positions[1]] * self.scales
-        return gathered.split(self.sizes, dim=1)
+        return torch.split(gathered, self.sizes, dim=1)

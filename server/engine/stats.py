@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """One step. `prefix_queries` and `prefix_hits` are tokens of newly started rows; `kv_cache_usage` is from 0 to 1."""
+    """One step. `prefix_queries` and `prefix_hits` are tokens of newly started rows;
+    `kv_cache_usage` is from 0 to 1.
+    """
 
     seconds: float
     num_rows: int
@@ -26,7 +28,9 @@ class StepStats:
 
 @dataclass(frozen=True, slots=True)
 class RequestStats:
-    """One request that has ended. `outcome` is `stop`, `length`, `error` or `abort`; times are in seconds."""
+    """One request that has ended. `outcome` is `stop`, `length`, `error` or `abort`; times are in
+    seconds.
+    """
 
     label: str
     path: str

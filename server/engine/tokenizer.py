@@ -1,4 +1,6 @@
-"""A thin wrapper over a transformers tokenizer: what the API and the engine need of it, and its errors as ours."""
+"""A thin wrapper over a transformers tokenizer: what the API and the engine need of it, and its
+errors as ours.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +28,9 @@ class Tokenizer:
         eos_token_ids: frozenset[int],
         chat_template: str | None = None,
     ) -> None:
-        """`vocab_size`: rows of the model's embedding, so ids below it are valid. `chat_template` overrides the model's own."""
+        """`vocab_size`: rows of the model's embedding, so ids below it are valid. `chat_template`
+        overrides the model's own.
+        """
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
         self._tokenizer = tokenizer
@@ -77,7 +81,9 @@ class Tokenizer:
         return self.encode(str(text), add_special_tokens=False)
 
     def token_text(self, token_id: int) -> str:
-        """Text of one token, special ones included; bytes that are no character of their own give U+FFFD."""
+        """Text of one token, special ones included; bytes that are no character of their own give
+        U+FFFD.
+        """
         return self.decode([token_id])
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -55,6 +55,21 @@ def test_keys_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "hidden" not in capsys.readouterr().err
 
 
+def test_reader_that_has_seen_enough() -> None:
+    """A command whose output is cut, as by `head`, ends without a traceback."""
+    code = (
+        "import os, sys; from server.__main__ import main; import server.commands.presets as p; "
+        "p.run = lambda arguments: print('x' * 10**6) or 0; sys.exit(main(['presets', 'list']))"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
 def test_presets_do_without_torch() -> None:
     """Asking a server for its presets does not wait for torch."""
     code = (

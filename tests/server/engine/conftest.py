@@ -86,7 +86,9 @@ class Bench:
         self.engine.scheduler.blocks.check_integrity(held)
 
 
-def make_bench(folder: Path, family: str = "llama", eos: frozenset[int] = frozenset(), **options: object) -> Bench:
+def make_bench(
+    folder: Path, family: str = "llama", eos: frozenset[int] = frozenset(), **options: object
+) -> Bench:
     """Build a bench with a small, cramped engine unless `options` say otherwise."""
     reference = tiny_model(family)
     base = describe(reference, name="tiny", digest="sha256:tiny", dtype=torch.float32)

@@ -50,7 +50,9 @@ def with_engine(bench: Bench, body: Callable[[AsyncEngine], Awaitable[None]]) ->
 
 
 def test_streams_give_their_own_tokens_in_order(bench: Bench) -> None:
-    """Concurrent streams each get naive greedy's tokens, one output a token, the last with a finish reason."""
+    """Concurrent streams each get naive greedy's tokens, one output a token, the last with a finish
+    reason.
+    """
 
     async def body(engine: AsyncEngine) -> None:
         requests = [request(bench, 5 + i, seed=i) for i in range(6)]
@@ -58,7 +60,7 @@ def test_streams_give_their_own_tokens_in_order(bench: Bench) -> None:
         model = bench.merged(bench.empty)
         for asked, outputs in zip(requests, results, strict=True):
             assert naive_greedy(model, asked.members[0].prompt, 12) == tokens(outputs)
-            assert "length" == outputs[-1].finish_reason
+            assert outputs[-1].finish_reason == "length"
             assert all(output.finish_reason is None for output in outputs[:-1])
 
     with_engine(bench, body)
@@ -70,20 +72,22 @@ def test_the_first_token_comes_before_the_last_is_computed(bench: Bench) -> None
     async def body(engine: AsyncEngine) -> None:
         (stream,) = engine.submit([request(bench, max_tokens=120)])
         await anext(aiter(stream))
-        assert 1 == engine.num_open
+        assert engine.num_open == 1
 
     with_engine(bench, body)
 
 
 def test_cancelling_frees_the_rows(bench: Bench) -> None:
-    """After a cancel the group is gone from the scheduler within a step or two, and cancelling again does nothing."""
+    """After a cancel the group is gone from the scheduler within a step or two, and cancelling
+    again does nothing.
+    """
 
     async def body(engine: AsyncEngine) -> None:
         (stream,) = engine.submit([request(bench, max_tokens=200)])
         await anext(aiter(stream))
         stream.cancel()
         stream.cancel()
-        assert 0 == engine.num_open
+        assert engine.num_open == 0
         (other,) = engine.submit([request(bench, max_tokens=3)])
         await read(other)
         assert not engine.engine.scheduler.has_work
@@ -92,7 +96,9 @@ def test_cancelling_frees_the_rows(bench: Bench) -> None:
 
 
 def test_a_full_queue_refuses_all_or_none(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """What does not fit beside rows and queue is refused as a whole, and the accepted requests finish."""
+    """What does not fit beside rows and queue is refused as a whole, and the accepted requests
+    finish.
+    """
     from tests.server.engine.conftest import make_bench
 
     bench = make_bench(tmp_path, max_rows=2, max_queued=2)
@@ -101,10 +107,10 @@ def test_a_full_queue_refuses_all_or_none(tmp_path) -> None:  # type: ignore[no-
         streams = engine.submit([request(bench, max_tokens=30) for _ in range(3)])
         with pytest.raises(QueueFullError, match="--max-queued"):
             engine.submit([request(bench) for _ in range(2)])
-        assert 3 == engine.num_open
+        assert engine.num_open == 3
         streams += engine.submit([request(bench)])
         for outputs in await asyncio.gather(*map(read, streams)):
-            assert "length" == outputs[-1].finish_reason
+            assert outputs[-1].finish_reason == "length"
         with pytest.raises(InvalidRequestError, match="5 prompts"):
             engine.submit([request(bench) for _ in range(5)])
 
@@ -123,7 +129,7 @@ def test_requests_that_can_never_run_are_refused(
     async def body(engine: AsyncEngine) -> None:
         with pytest.raises(InvalidRequestError, match=message):
             engine.submit([request(bench), request(bench, length, **sampling)])
-        assert 0 == engine.num_open
+        assert engine.num_open == 0
 
     with_engine(bench, body)
 
@@ -135,7 +141,7 @@ def test_a_prompt_of_the_whole_context_can_be_scored(bench: Bench) -> None:
         (stream,) = engine.submit([request(bench, 256, max_tokens=0, prompt_logprobs=0)])
         (output,) = await read(stream)
         assert output.prompt is not None
-        assert 256 == len(output.prompt)
+        assert len(output.prompt) == 256
 
     with_engine(bench, body)
 
@@ -151,7 +157,7 @@ def test_draining_finishes_what_runs(bench: Bench) -> None:
         with pytest.raises(UnavailableError, match="shutting down"):
             engine.submit([request(bench)])
         await drain
-        assert 40 == len(tokens(await reading))
+        assert len(tokens(await reading)) == 40
 
     with_engine(bench, body)
 
@@ -164,7 +170,7 @@ def test_a_drain_that_takes_too_long_ends_streams_with_an_error(bench: Bench) ->
         reading = asyncio.create_task(read(stream))
         await engine.drain(0.001)
         last = (await reading)[-1]
-        assert ("error", "the server shut down") == (last.finish_reason, last.error)
+        assert (last.finish_reason, last.error) == ("error", "the server shut down")
 
     with_engine(bench, body)
 
@@ -172,30 +178,34 @@ def test_a_drain_that_takes_too_long_ends_streams_with_an_error(bench: Bench) ->
 def test_a_failed_step_fails_its_requests_and_no_others(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception in a forward ends that step's streams with an error that hides it; later requests work."""
+    """An exception in a forward ends that step's streams with an error that hides it; later
+    requests work.
+    """
 
     async def body(engine: AsyncEngine) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(bench.engine._runner, "forward", lambda work: 1 / 0)
             (stream,) = engine.submit([request(bench)])
             (output,) = await read(stream)
-        assert "error" == output.finish_reason
+        assert output.finish_reason == "error"
         assert "division" not in str(output.error)
         (stream,) = engine.submit([request(bench)])
-        assert 12 == len(tokens(await read(stream)))
+        assert len(tokens(await read(stream))) == 12
 
     with_engine(bench, body)
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_dead_engine_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: object) -> None:
-    """If the engine's thread ends by a bug, open streams get an error and new requests are refused."""
+def test_a_dead_engine_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: object
+) -> None:
+    """If the engine's thread dies, open streams get an error and new requests are refused."""
 
     async def body(engine: AsyncEngine) -> None:
         monkeypatch.setattr(bench.engine, "step", lambda: 1 / 0)
         (stream,) = engine.submit([request(bench)])
         (output,) = await read(stream)
-        assert "error" == output.finish_reason
+        assert output.finish_reason == "error"
         with pytest.raises(UnavailableError, match="stopped"):
             engine.submit([request(bench)])
 

@@ -38,7 +38,7 @@ def test_freed_blocks_are_reused_until_handed_out() -> None:
     manager.free([block])
     assert [block] == manager.match([key])
     manager.allocate(2)
-    assert [] == manager.match([key])
+    assert manager.match([key]) == []
 
 
 def test_the_oldest_cached_block_is_handed_out_first() -> None:

@@ -32,19 +32,19 @@ def test_multibyte_characters_come_whole() -> None:
     """A character of four byte tokens comes with its last byte."""
     ids = TOKENIZER.encode("a👍b")
     pieces = pushed(Detokenizer(TOKENIZER.decode_visible, (), ()), ids)
-    assert ["a", "", "", "", "👍", "b", ""] == pieces
+    assert pieces == ["a", "", "", "", "👍", "b", ""]
 
 
 def test_an_unfinished_character_is_flushed_as_replacement() -> None:
     """If the text ends inside a character, the end says so with U+FFFD instead of losing it."""
     ids = TOKENIZER.encode("a👍")[:-1]
-    assert "a�" == "".join(pushed(Detokenizer(TOKENIZER.decode_visible, (), ()), ids))
+    assert "".join(pushed(Detokenizer(TOKENIZER.decode_visible, (), ()), ids)) == "a�"
 
 
 def test_special_tokens_give_no_text() -> None:
     """Special tokens inside a text are not shown, and hide nothing around them."""
     ids = [*TOKENIZER.encode("ab"), 1, 2, *TOKENIZER.encode("cd")]
-    assert "abcd" == "".join(pushed(Detokenizer(TOKENIZER.decode_visible, (), ()), ids))
+    assert "".join(pushed(Detokenizer(TOKENIZER.decode_visible, (), ()), ids)) == "abcd"
 
 
 def test_stop_string_across_tokens() -> None:
@@ -56,12 +56,16 @@ def test_stop_string_across_tokens() -> None:
         sent += text
         if stop:
             break
-    assert ("my cafe, my ", "café") == (sent, stop)
+    assert (sent, stop) == ("my cafe, my ", "café")
 
 
-@given(st.text(alphabet="ab", max_size=40), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+@given(
+    st.text(alphabet="ab", max_size=40), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
+)
 def test_stop_strings_cut_at_the_first_match(text: str, stops: list[str]) -> None:
-    """Streaming cuts exactly where searching each growing text does: at the first token that completes a stop string."""
+    """Streaming cuts exactly where searching each growing text does: at the first token that
+    completes a stop string.
+    """
     detokenizer = Detokenizer(TOKENIZER.decode_visible, (), tuple(stops))
     sent, met = "", None
     for token in TOKENIZER.encode(text):
@@ -87,10 +91,10 @@ def test_stop_strings_wait_for_min_tokens() -> None:
     """While a group may not stop yet, a stop string is ordinary text."""
     detokenizer = Detokenizer(TOKENIZER.decode_visible, (), ("b",))
     sent = "".join(detokenizer.push(token, may_stop=False)[0] for token in TOKENIZER.encode("abc"))
-    assert "abc" == sent
+    assert sent == "abc"
 
 
 def test_leading_space_is_kept_after_a_prompt() -> None:
     """The prompt's last tokens are context, so a word's leading space is text of its own."""
     detokenizer = Detokenizer(TOKENIZER.decode_visible, TOKENIZER.encode("hello"), ())
-    assert " world" == "".join(pushed(detokenizer, TOKENIZER.encode(" world")))
+    assert "".join(pushed(detokenizer, TOKENIZER.encode(" world"))) == " world"

@@ -20,7 +20,9 @@ from tests.server.engine.conftest import (
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_text_equals_naive_greedy(family: str, tmp_path: Path) -> None:
-    """Mixed prompt lengths, chunked prefill and paged decoding give naive greedy decoding's tokens, for every family."""
+    """Mixed prompt lengths, chunked prefill and paged decoding give naive greedy decoding's tokens,
+    for every family.
+    """
     bench = make_bench(tmp_path, family)
     prompts = [random_prompt(3 + 9 * i, seed=i) for i in range(5)]
     groups = [bench.add(prompt) for prompt in prompts]
@@ -32,7 +34,9 @@ def test_greedy_text_equals_naive_greedy(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blends_in_one_batch_equal_dense_merges(family: str, tmp_path: Path) -> None:
-    """Rows of four different blends of unequal adapters, in one batch, give the log-probabilities of four merged models."""
+    """Rows of four different blends of unequal adapters, in one batch, give the log-probabilities
+    of four merged models.
+    """
     bench = make_bench(tmp_path, family)
     first = bench.adapter(1, r=2, lora_alpha=7)
     second = bench.adapter(2, r=5, lora_alpha=3, use_rslora=True)
@@ -58,7 +62,9 @@ def test_blends_in_one_batch_equal_dense_merges(family: str, tmp_path: Path) -> 
 
 
 def test_random_arrivals_aborts_and_preemption(tmp_path: Path) -> None:
-    """With random arrivals and aborts and a KV cache that holds a few rows only, every finished text is naive greedy's."""
+    """With random arrivals and aborts and a KV cache that holds a few rows only, every finished
+    text is naive greedy's.
+    """
     bench = make_bench(tmp_path, kv_memory=0.00004, max_rows=6)
     assert bench.engine.config.num_blocks < 50
     blends = [bench.empty, blend_of(bench.base, {bench.adapter(1): 0.7})]
@@ -121,7 +127,7 @@ def test_prefix_is_reused_only_under_the_same_weights(bench: Bench) -> None:
     bench.run()
     second, third = bench.add(prompt, blend), bench.add(prompt)
     bench.run()
-    assert (0, 32, 0) == tuple(group.num_cached_tokens for group in (first, second, third))
+    assert tuple(group.num_cached_tokens for group in (first, second, third)) == (0, 32, 0)
     assert first.output_tokens == second.output_tokens
     assert naive_greedy(bench.merged(bench.empty), prompt, 12) == third.output_tokens
 
@@ -131,12 +137,14 @@ def test_choices_that_arrive_together_share_their_prompt(bench: Bench) -> None:
     prompt = random_prompt(41)
     groups = [bench.add(prompt, choice=i) for i in range(4)]
     bench.run()
-    assert [0, 40, 40, 40] == [group.num_cached_tokens for group in groups]
+    assert [group.num_cached_tokens for group in groups] == [0, 40, 40, 40]
     assert all(group.output_tokens == groups[0].output_tokens for group in groups)
 
 
 def test_rows_of_a_group_share_every_token(bench: Bench) -> None:
-    """A group of rows with different blends and prompts samples from what its rule makes of their logits."""
+    """A group of rows with different blends and prompts samples from what its rule makes of their
+    logits.
+    """
     blend = blend_of(bench.base, {bench.adapter(1): 1.0})
     members = (Member(random_prompt(9), bench.empty), Member(random_prompt(23, 1), blend))
     params = SamplingParams(temperature=0, max_tokens=8)
@@ -159,7 +167,9 @@ def test_rows_of_a_group_share_every_token(bench: Bench) -> None:
 
 
 def test_logits_that_are_not_finite_fail_their_request_alone(bench: Bench) -> None:
-    """A blend that overflows ends with an error; its neighbours, and later users of its blocks, are untouched."""
+    """A blend that overflows ends with an error; its neighbours, and later users of its blocks, are
+    untouched.
+    """
     broken = blend_of(bench.base, {bench.adapter(1): 1e30})
     prompts = [random_prompt(11, seed=i) for i in range(3)]
     good = bench.add(prompts[0])
@@ -167,7 +177,7 @@ def test_logits_that_are_not_finite_fail_their_request_alone(bench: Bench) -> No
     bench.run()
     later = [bench.add(random_prompt(50, seed=i), max_tokens=40) for i in range(8)]
     bench.run()
-    assert "error" == bad.finish_reason
+    assert bad.finish_reason == "error"
     model = bench.merged(bench.empty)
     assert naive_greedy(model, prompts[0], 12) == good.output_tokens
     for seed, group in enumerate(later):
@@ -180,7 +190,7 @@ def test_prompt_logprobs_without_tokens(bench: Bench) -> None:
     group = bench.add(prompt, max_tokens=0, prompt_logprobs=2)
     bench.run()
     (output,) = bench.outputs[group]
-    assert ("length", (), None) == (output.finish_reason, output.tokens, output.prompt[0].logprob)
+    assert (output.finish_reason, output.tokens, output.prompt[0].logprob) == ("length", (), None)
     expected = naive_logprobs(bench.merged(bench.empty), prompt)
     actual = torch.tensor([token.logprob for token in output.prompt[1:]])
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
@@ -188,7 +198,9 @@ def test_prompt_logprobs_without_tokens(bench: Bench) -> None:
 
 
 def test_prompt_logprobs_survive_preemption(tmp_path: Path) -> None:
-    """A long prompt whose log-probabilities were half reported when it was preempted gets each of them once."""
+    """A long prompt whose log-probabilities were half reported when it was preempted gets each of
+    them once.
+    """
     bench = make_bench(tmp_path, kv_memory=0.00004)
     old = bench.add(random_prompt(20), max_tokens=100)
     prompt = random_prompt(60, seed=1)
@@ -232,7 +244,7 @@ def test_the_context_length_ends_a_text(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, max_model_len=32)
     group = bench.add(random_prompt(25), max_tokens=100)
     bench.run()
-    assert (7, "length") == (len(group.output_tokens), group.finish_reason)
+    assert (len(group.output_tokens), group.finish_reason) == (7, "length")
 
 
 def test_active_rank_is_bounded(tmp_path: Path) -> None:
@@ -242,7 +254,7 @@ def test_active_rank_is_bounded(tmp_path: Path) -> None:
     blends = [blend_of(bench.base, {bench.adapter(seed): 1.0}) for seed in range(4)]
     groups = [bench.add(random_prompt(6), blend) for blend in blends]
     bench.step()
-    assert 2 == len(bench.engine.scheduler.running)
+    assert len(bench.engine.scheduler.running) == 2
     bench.run()
     for blend, group in zip(blends, groups, strict=True):
         assert naive_greedy(bench.merged(blend), random_prompt(6), 12) == group.output_tokens

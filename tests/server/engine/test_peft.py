@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from merging.adapter import check_adapter, read_adapter
-from merging.recipe import Recipe
 from merging.plan import plan
+from merging.recipe import Recipe
 from tests.adapters import peft_logits, save_adapter
 from tests.server.engine.conftest import make_bench, random_prompt
 
@@ -15,8 +15,14 @@ FEATURES: dict[str, tuple[str, dict[str, object]]] = {
     "plain": ("llama", {}),
     "rslora": ("llama", {"use_rslora": True, "r": 3}),
     "rank pattern": ("llama", {"rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 7}}),
-    "alpha pattern": ("llama", {"alpha_pattern": {"down_proj": 3, "layers.2.self_attn.q_proj": 11}}),
-    "some layers": ("llama", {"layers_to_transform": [0, 2], "target_modules": ["q_proj", "v_proj"]}),
+    "alpha pattern": (
+        "llama",
+        {"alpha_pattern": {"down_proj": 3, "layers.2.self_attn.q_proj": 11}},
+    ),
+    "some layers": (
+        "llama",
+        {"layers_to_transform": [0, 2], "target_modules": ["q_proj", "v_proj"]},
+    ),
     "one module": ("qwen3", {"target_modules": ["o_proj"]}),
     "a regular expression": ("llama", {"target_modules": r".*\.1\..*(gate|up)_proj"}),
     "dropout": ("llama", {"lora_dropout": 0.5}),
@@ -31,7 +37,9 @@ FEATURES: dict[str, tuple[str, dict[str, object]]] = {
 @pytest.mark.filterwarnings("ignore:.*tied.*:UserWarning")
 @pytest.mark.parametrize("feature", FEATURES)
 def test_an_adapter_alone_equals_peft(feature: str, tmp_path: Path) -> None:
-    """Through reading, checking, planning and the engine, log-probabilities equal PEFT's unmerged forward to 1e-4."""
+    """Through reading, checking, planning and the engine, log-probabilities equal PEFT's unmerged
+    forward to 1e-4.
+    """
     family, options = FEATURES[feature]
     bench = make_bench(tmp_path, family)
     folder = save_adapter(tmp_path / "adapter", bench.reference, **options)

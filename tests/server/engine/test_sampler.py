@@ -41,7 +41,7 @@ def assert_distribution(tokens: list[int], expected: torch.Tensor) -> None:
     """A chi-square test; tokens of probability zero must not occur."""
     counts = torch.bincount(torch.tensor(tokens), minlength=len(expected)).double()
     possible = expected > 0
-    assert 0 == counts[~possible].sum()
+    assert counts[~possible].sum() == 0
     wanted = expected[possible].double()
     wanted *= len(tokens) / wanted.sum()
     assert chisquare(counts[possible].numpy(), wanted.numpy()).pvalue > 1e-3
@@ -88,7 +88,9 @@ def test_greedy_ignores_the_rest(make_group) -> None:
 
 
 def test_draws_depend_on_seed_choice_and_index_alone(make_group) -> None:
-    """The same seed, choice and token index draw the same, in any row of any batch; another index draws anew."""
+    """The same seed, choice and token index draw the same, in any row of any batch; another index
+    draws anew.
+    """
     one = [make_group(seed=5, choice=2)]
     many = [make_group(seed=9), make_group(seed=5, choice=2), make_group(seed=9, choice=2)]
     logits = torch.zeros(1, 50_000)
@@ -101,29 +103,38 @@ def test_draws_depend_on_seed_choice_and_index_alone(make_group) -> None:
 def test_requests_without_a_seed_differ(make_group) -> None:
     """Without a seed each request has one of its own."""
     groups = [make_group() for _ in range(20)]
-    assert 1 < len({token.token_id for token in sample(LOGITS.expand(20, -1), groups, EOS)})
+    assert len({token.token_id for token in sample(LOGITS.expand(20, -1), groups, EOS)}) > 1
 
 
 def test_presence_and_frequency_count_the_output_only(make_group) -> None:
-    """Each generated token loses presence once and frequency as often as it came; prompt tokens lose nothing."""
+    """Each generated token loses presence once and frequency as often as it came; prompt tokens
+    lose nothing.
+    """
     logits = torch.tensor([[0.0, 0.0, 1.0, 2.5, 0.1, -9.0]])
-    group = make_group(output=(3, 3, 2), temperature=0.0, presence_penalty=0.5, frequency_penalty=1.0)
+    group = make_group(
+        output=(3, 3, 2), temperature=0.0, presence_penalty=0.5, frequency_penalty=1.0
+    )
     # 2: 1 - 1.5, 3: 2.5 - 2.5, 4: 0.1, 0 and 1: 0
-    assert 4 == sample(logits, [group], EOS)[0].token_id
+    assert sample(logits, [group], EOS)[0].token_id == 4
 
 
 def test_repetition_counts_the_prompt_too(make_group) -> None:
     """Positive logits of seen tokens are divided by the penalty, negative ones multiplied."""
     logits = torch.tensor([[1.0, -0.1, 0.6, -0.15, -9.0, -9.0]])
-    assert 2 == sample(logits, [make_group(temperature=0.0, repetition_penalty=2.0)], EOS)[0].token_id
+    assert (
+        sample(logits, [make_group(temperature=0.0, repetition_penalty=2.0)], EOS)[0].token_id == 2
+    )
     negative = torch.tensor([[-1.0, -0.1, -9.0, -0.15, -9.0, -9.0]])
-    assert 3 == sample(negative, [make_group(temperature=0.0, repetition_penalty=2.0)], EOS)[0].token_id
+    assert (
+        sample(negative, [make_group(temperature=0.0, repetition_penalty=2.0)], EOS)[0].token_id
+        == 3
+    )
 
 
 def test_logit_bias(make_group) -> None:
     """A bias is added to its token's logit."""
     group = make_group(temperature=0.0, logit_bias={4: 100.0})
-    assert 4 == sample(LOGITS[None], [group], EOS)[0].token_id
+    assert sample(LOGITS[None], [group], EOS)[0].token_id == 4
 
 
 def test_ends_are_impossible_before_min_tokens(make_group) -> None:
@@ -132,7 +143,7 @@ def test_ends_are_impossible_before_min_tokens(make_group) -> None:
     early = make_group(temperature=0.0, min_tokens=2, stop_token_ids=(4,), output=(0,))
     late = make_group(temperature=0.0, min_tokens=2, stop_token_ids=(4,), output=(0, 0))
     assert sample(logits, [early], EOS)[0].token_id < 4
-    assert 5 == sample(logits, [late], EOS)[0].token_id
+    assert sample(logits, [late], EOS)[0].token_id == 5
 
 
 def test_logprobs_are_of_the_unmodified_distribution(make_group) -> None:
@@ -140,16 +151,16 @@ def test_logprobs_are_of_the_unmodified_distribution(make_group) -> None:
     group = make_group(temperature=0.3, top_k=1, logit_bias={2: 50.0}, logprobs=2)
     (report,) = sample(LOGITS[None], [group], EOS)
     expected = LOGITS.log_softmax(-1)
-    assert 2 == report.token_id
+    assert report.token_id == 2
     assert math.isclose(report.logprob, expected[2], rel_tol=1e-6)
-    assert [0, 1] == [token_id for token_id, _ in report.top]
+    assert [token_id for token_id, _ in report.top] == [0, 1]
 
 
 def test_only_what_was_asked_is_reported(make_group) -> None:
     """Rows that want no log-probabilities get none, beside rows that do."""
     groups = [make_group(), make_group(logprobs=0), make_group(logprobs=3)]
     reports = sample(LOGITS.expand(3, -1), groups, EOS)
-    assert [(True, 0), (False, 0), (False, 3)] == [(r.logprob is None, len(r.top)) for r in reports]
+    assert [(r.logprob is None, len(r.top)) for r in reports] == [(True, 0), (False, 0), (False, 3)]
 
 
 def test_a_greedy_token_is_the_first_of_its_top() -> None:
@@ -158,4 +169,4 @@ def test_a_greedy_token_is_the_first_of_its_top() -> None:
     for token_id in (1, 2, 3):
         (report,) = token_logprobs(logits, [token_id], [2])
         assert (token_id, report.logprob) == report.top[0]
-        assert 2 == len(report.top)
+        assert len(report.top) == 2

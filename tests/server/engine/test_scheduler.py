@@ -49,7 +49,9 @@ def test_long_prompts_are_read_in_chunks() -> None:
     """A prompt longer than a step's tokens takes several steps."""
     scheduler = make_scheduler()
     group = add(scheduler, 19)
-    assert [[(group, 8)], [(group, 8)], [(group, 3)]] == [shares(advance(scheduler)) for _ in range(3)]
+    assert [[(group, 8)], [(group, 8)], [(group, 3)]] == [
+        shares(advance(scheduler)) for _ in range(3)
+    ]
 
 
 def test_decoding_comes_before_prefill() -> None:
@@ -68,7 +70,11 @@ def test_decoding_comes_before_prefill() -> None:
 def test_rows_are_bounded_and_a_group_is_admitted_whole() -> None:
     """A group waits until all its rows fit."""
     scheduler = make_scheduler()
-    first, second, third = add(scheduler, 2, 2), add(scheduler, 2, 2, 2, start=9), add(scheduler, 2, start=20)
+    first, second, third = (
+        add(scheduler, 2, 2),
+        add(scheduler, 2, 2, 2, start=9),
+        add(scheduler, 2, start=20),
+    )
     scheduler.schedule()
     assert ([first], [second, third]) == (scheduler.running, list(scheduler.waiting))
 
@@ -76,23 +82,29 @@ def test_rows_are_bounded_and_a_group_is_admitted_whole() -> None:
 def test_groups_start_in_order_of_arrival() -> None:
     """Nobody overtakes the first of the queue for want of blocks."""
     scheduler = make_scheduler()
-    big, bigger, small = add(scheduler, 40), add(scheduler, 50, start=100), add(scheduler, 2, start=300)
+    big, bigger, small = (
+        add(scheduler, 40),
+        add(scheduler, 50, start=100),
+        add(scheduler, 2, start=300),
+    )
     scheduler.schedule()
     assert [big] == scheduler.running
     assert [bigger, small] == list(scheduler.waiting)
 
 
 def test_the_youngest_is_preempted_and_comes_back_first() -> None:
-    """When decoding runs out of blocks, the youngest group gives all of its back and waits at the front."""
+    """When decoding runs out of blocks, the youngest group gives all of its back and waits at the
+    front.
+    """
     scheduler = make_scheduler(num_blocks=16, max_step_tokens=64)
     old, young = add(scheduler, 31), add(scheduler, 31, start=100)
     advance(scheduler)
     later = add(scheduler, 3, start=200)
     plans = [advance(scheduler) for _ in range(3)]
-    assert 1 == sum(plan.num_preempted for plan in plans)
+    assert sum(plan.num_preempted for plan in plans) == 1
     assert [old] == scheduler.running
     assert [young, later] == list(scheduler.waiting)
-    assert 1 == young.num_preemptions
+    assert young.num_preemptions == 1
     assert all(item.group is old for item in plans[-1].work)
 
 
@@ -118,11 +130,11 @@ def test_a_cached_prefix_is_not_computed_again() -> None:
     second = add(scheduler, 8)
     plan = scheduler.schedule()
     assert [(second, 4)] == shares(plan)
-    assert (8, 4) == (plan.prefix_queries, plan.prefix_hits)
+    assert (plan.prefix_queries, plan.prefix_hits) == (8, 4)
 
 
 def test_prompts_to_be_scored_are_computed_whole() -> None:
-    """A group that wants prompt log-probabilities reuses nothing: it needs every position's logits."""
+    """A group that wants prompt log-probabilities reuses nothing: it needs all logits."""
     scheduler = make_scheduler()
     first = add(scheduler, 8)
     advance(scheduler)
@@ -132,7 +144,9 @@ def test_prompts_to_be_scored_are_computed_whole() -> None:
 
 
 def test_a_twin_waits_for_the_prompt_that_is_being_read() -> None:
-    """A group whose next block is just being computed starts once it can share it, and others pass it meanwhile."""
+    """A group whose next block is just being computed starts once it can share it, and others pass
+    it meanwhile.
+    """
     scheduler = make_scheduler()
     first, twin, other = add(scheduler, 13), add(scheduler, 13), add(scheduler, 2, start=50)
     advance(scheduler)
@@ -140,7 +154,7 @@ def test_a_twin_waits_for_the_prompt_that_is_being_read() -> None:
     advance(scheduler)
     assert {first, other} <= set(scheduler.running)
     advance(scheduler)
-    assert 12 == twin.num_cached_tokens
+    assert twin.num_cached_tokens == 12
 
 
 def test_finishing_a_waiting_group_takes_it_from_the_queue() -> None:

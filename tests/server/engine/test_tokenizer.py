@@ -27,15 +27,15 @@ def test_bytes_of_pieces_add_up_to_the_text() -> None:
 def test_special_tokens_are_text_unless_hidden() -> None:
     """Special tokens are shown where a token is shown alone, and hidden in the visible text."""
     tokenizer = make()
-    assert "<eos>" == tokenizer.token_text(2)
-    assert "" == tokenizer.decode_visible([2])
+    assert tokenizer.token_text(2) == "<eos>"
+    assert tokenizer.decode_visible([2]) == ""
 
 
 def test_a_template_of_the_operator_replaces_the_model_s() -> None:
     """`--chat-template` wins over the model's own template."""
     tokenizer = make("{% for m in messages %}[{{ m['content'] }}]{% endfor %}")
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}])
-    assert "[hi]" == tokenizer.decode(ids)
+    assert tokenizer.decode(ids) == "[hi]"
 
 
 def test_a_template_s_complaint_is_a_template_error() -> None:
