@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -60,7 +60,11 @@ class Generation:
         self._streams = streams
         self._timeout = timeout
         self._deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        self._outputs = _merged(streams)
+        self._arrived: asyncio.Queue[ChoiceOutput] = asyncio.Queue()
+        self._pumps = [
+            asyncio.ensure_future(self._pump(index, stream)) for index, stream in enumerate(streams)
+        ]
+        self._num_open = len(streams)
         self._prompt_lens = [len(prompt.token_ids) for prompt in prompts]
         self._cached = [0] * len(prompts)
         self._num_choices = len(streams) // len(prompts)
@@ -83,23 +87,16 @@ class Generation:
         ]
         return cls(service.engine.submit(requests), prompts, service.request_timeout)
 
-    @property
-    def num_streams(self) -> int:
-        """Choices of all prompts together."""
-        return len(self._streams)
-
-    def prompt_index(self, index: int) -> int:
-        """The prompt that a choice answers."""
-        return index // self._num_choices
-
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> ChoiceOutput:
-        """The next output of any choice; StopAsyncIteration after the last one of each."""
+        """The next output of any choice, in the order in which they arrive."""
+        if self._num_open == 0:
+            raise StopAsyncIteration
         try:
             async with asyncio.timeout_at(self._deadline):
-                news = await anext(self._outputs)
+                news = await self._arrived.get()
         except TimeoutError:
             raise RequestTimeoutError(
                 f"the request took longer than {self._timeout:g} s (--request-timeout)"
@@ -118,7 +115,8 @@ class Generation:
 
     def cancel(self) -> None:
         """Free the rows by the engine's next step. Harmless after the end."""
-        for stream in self._streams:
+        for pump, stream in zip(self._pumps, self._streams, strict=True):
+            pump.cancel()
             stream.cancel()
 
     def usage(self) -> Usage:
@@ -131,10 +129,15 @@ class Generation:
             prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached)),
         )
 
+    async def _pump(self, index: int, stream: Stream) -> None:
+        async for output in stream:
+            self._arrived.put_nowait(ChoiceOutput(index, output))
+
     def _count(self, news: ChoiceOutput) -> None:
+        self._num_open -= news.output.finish_reason is not None
         self._num_generated += len(news.output.tokens)
         if news.index % self._num_choices == 0:  # later choices find what the first one has read
-            self._cached[self.prompt_index(news.index)] = news.output.num_cached_tokens
+            self._cached[news.index // self._num_choices] = news.output.num_cached_tokens
 
 
 def _requests(
@@ -155,24 +158,3 @@ def _requests(
         )
         for choice in range(num_choices)
     ]
-
-
-async def _merged(streams: Sequence[Stream]) -> AsyncIterator[ChoiceOutput]:
-    """The outputs of several streams in the order in which they arrive."""
-    arrived: asyncio.Queue[ChoiceOutput] = asyncio.Queue()
-
-    async def pump(index: int, stream: Stream) -> None:
-        async for output in stream:
-            arrived.put_nowait(ChoiceOutput(index, output))
-
-    pumps = [asyncio.ensure_future(pump(index, stream)) for index, stream in enumerate(streams)]
-    try:
-        num_open = len(streams)
-        while num_open:
-            news = await arrived.get()
-            num_open -= news.output.finish_reason is not None
-            yield news
-    finally:
-        for task in pumps:
-            task.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)

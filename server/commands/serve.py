@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import socket
 import sys
 from functools import partial
 from types import FrameType
@@ -67,10 +68,10 @@ class DrainingServer(uvicorn.Server):
         address, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
         self._loop = asyncio.get_running_loop()
-        await super().startup(None)
+        await super().startup(sockets)
         logger.info("listening on %s; the model is being loaded", self.url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention, softmax
 from transformers import AttentionInterface
 
-from server.engine.batch import Batch, DecodeBucket, PrefillChunk
+from server.engine.batch import Batch
 from server.engine.errors import UnsupportedModelError
 
 IMPLEMENTATION = "mergeserve"
@@ -45,74 +45,65 @@ def attention_forward(
     output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     for bucket in batch.buckets:
         keys, values = batch.cache.read(layer, bucket.blocks)
-        rows = query[0, :, bucket.start : bucket.end]
-        output[bucket.start : bucket.end] = _decode(
-            rows, keys, values, bucket, scaling, sliding_window, softcap
+        rows = query[0, :, bucket.start : bucket.end].transpose(0, 1).unsqueeze(2)
+        mask = bucket.mask(keys.shape[2], sliding_window)
+        attended = _attend(
+            rows, keys.transpose(0, 1), values.transpose(0, 1), mask, scaling, softcap
         )
+        output[bucket.start : bucket.end] = attended.squeeze(2)
     for chunk in batch.chunks:
         keys, values = batch.cache.read(layer, chunk.blocks)
         num_keys = chunk.num_context + chunk.end - chunk.start
-        tokens = query[0, :, chunk.start : chunk.end]
-        output[chunk.start : chunk.end] = _prefill(
-            tokens, keys[:, 0, :num_keys], values[:, 0, :num_keys], chunk, scaling,
-            sliding_window, softcap,
-        )  # fmt: skip
+        keys, values = (
+            keys.transpose(0, 1)[:, :, :num_keys],
+            values.transpose(0, 1)[:, :, :num_keys],
+        )
+        tokens = query[:, :, chunk.start : chunk.end]
+        causal = chunk.mask(sliding_window)
+        attended = _attend(tokens, keys, values, causal, scaling, softcap)
+        output[chunk.start : chunk.end] = attended[0].transpose(0, 1)
     return output[None], None
 
 
-def _decode(
+def _attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    bucket: DecodeBucket,
+    mask: torch.Tensor | None,
     scaling: float,
-    sliding_window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """One new token per row. `query`: [heads, rows, dim]; `keys`: [kv_heads, rows, keys, dim] ->
-    [rows, heads, dim].
+    """Attention of [rows, heads, tokens, dim] over [rows, kv_heads, keys, dim], in that shape.
+
+    `mask` is True where a query may look; None is plain causal attention.
     """
-    heads, rows, dim = query.shape
-    kv_heads, _, num_keys, value_dim = values.shape
-    shared = heads // kv_heads  # query heads that read one key head
-    grouped = (query * scaling).view(kv_heads, shared, rows, dim).transpose(1, 2)
-    scores = torch.bmm(
-        grouped.reshape(kv_heads * rows, shared, dim), keys.flatten(0, 1).transpose(1, 2)
-    ).float()
-    scores = _cap(scores, softcap).view(kv_heads, rows, shared, num_keys)
-    scores.masked_fill_(bucket.mask(num_keys, sliding_window), float("-inf"))
-    weights = softmax(scores, dim=-1).to(values.dtype).view(kv_heads * rows, shared, num_keys)
-    attended = torch.bmm(weights, values.flatten(0, 1)).view(kv_heads, rows, shared, value_dim)
-    return attended.transpose(0, 1).reshape(rows, heads, value_dim)
+    if softcap is not None:
+        return _attend_capped(query, keys, values, mask, scaling, softcap)
+    return scaled_dot_product_attention(
+        query,
+        keys,
+        values,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != keys.shape[1],
+    )
 
 
-def _prefill(
+def _attend_capped(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    chunk: PrefillChunk,
+    mask: torch.Tensor | None,
     scaling: float,
-    sliding_window: int | None,
-    softcap: float | None,
+    softcap: float,
 ) -> torch.Tensor:
-    """Several tokens of one row. `query`: [heads, tokens, dim]; `keys`: [kv_heads, keys, dim] ->
-    [tokens, heads, dim].
-    """
-    mask = chunk.mask(sliding_window)
-    if softcap is None:
-        attended = scaled_dot_product_attention(
-            query[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None,
-            scale=scaling, enable_gqa=query.shape[0] != keys.shape[0],
-        )[0]  # fmt: skip
-        return attended.transpose(0, 1)
-    shared = query.shape[0] // keys.shape[0]
-    keys, values = (part.repeat_interleave(shared, dim=0) for part in (keys, values))
-    scores = _cap(torch.matmul(query * scaling, keys.transpose(1, 2)).float(), softcap)
+    """The same with scores capped to `softcap * tanh(scores / softcap)`, as Gemma 2 does."""
+    shared = query.shape[1] // keys.shape[1]  # query heads that read one key head
+    keys, values = (part.repeat_interleave(shared, dim=1) for part in (keys, values))
+    scores = torch.matmul(query * scaling, keys.transpose(2, 3)).float()
+    scores = softcap * torch.tanh(scores / softcap)
     if mask is None:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    weights = softmax(scores.masked_fill(~mask, float("-inf")), dim=-1).to(values.dtype)
-    return torch.matmul(weights, values).transpose(0, 1)
-
-
-def _cap(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    weights = softmax(scores.masked_fill(~mask, float("-inf")), dim=-1)
+    return torch.matmul(weights.to(values.dtype), values)

@@ -34,10 +34,10 @@ class DecodeBucket:
         """
         if sliding_window not in self._masks:
             positions = torch.arange(num_keys, device=self.lens.device)
-            hidden = positions >= self.lens[:, None]
+            visible = positions < self.lens[:, None]
             if sliding_window is not None:
-                hidden |= positions < self.lens[:, None] - sliding_window
-            self._masks[sliding_window] = hidden[:, None]
+                visible &= positions >= self.lens[:, None] - sliding_window
+            self._masks[sliding_window] = visible[:, None, None]
         return self._masks[sliding_window]
 
 

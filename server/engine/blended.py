@@ -1,6 +1,7 @@
 """A linear layer whose rows may each see another blend of adapters: `y = W0 x + B (c * (A x))`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -10,44 +11,52 @@ from server.engine.slab import ActiveStack
 
 
 @dataclass(slots=True)
-class StepRows:
-    """Which row each token of the step belongs to, [tokens]; None when every row has one token, in
-    order.
+class Step:
+    """What a step tells the linears of one model; the runner sets it before each forward.
 
-    One object is shared by all linears of a runner, which sets it before each forward; the head,
-    which only sees the tokens whose logits are wanted, has one of its own.
+    `stacks`: by module index, where some row has a delta. `row_of_token` [tokens] says which row
+    each token belongs to, None when every row has one token, in order; `row_of_logit` says the same
+    of the tokens that reach the head.
     """
 
+    stacks: Mapping[int, ActiveStack] = field(default_factory=dict)
     row_of_token: torch.Tensor | None = None
+    row_of_logit: torch.Tensor | None = None
 
 
 class BlendedLinear(nn.Module):
-    """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`. Its base product is a kernel's,
-    which owns the weight.
+    """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`.
 
-    `active` is this step's stack, or None where no row of the step has a delta here.
+    Its base product is a kernel's, which owns the weight.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: StepRows) -> None:
-        """`weight`: [out, in]."""
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        *,
+        index: int,
+        is_head: bool,
+        step: Step,
+    ) -> None:
+        """`weight`: [out, in]. `index` is the module's column in a blend's coefficients."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.active: ActiveStack | None = None
         self._kernel = choose_kernel(weight.detach(), None if bias is None else bias.detach())
-        self._rows = rows
+        self._index = index
+        self._is_head = is_head
+        self._step = step
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`: [..., in] -> [..., out]."""
-        tokens = x.flatten(0, -2)
-        y = self._kernel(tokens)
-        if self.active is not None:
-            y = self._add_blend(tokens, y, self.active)
-        return y.view(*x.shape[:-1], self.out_features)
+        y = self._kernel(x)
+        active = self._step.stacks.get(self._index)
+        return y if active is None else self._add_blend(x, y, active)
 
     def _add_blend(self, x: torch.Tensor, y: torch.Tensor, active: ActiveStack) -> torch.Tensor:
-        """`x`: [tokens, in]; `y`: [tokens, out]."""
+        rows = self._step.row_of_logit if self._is_head else self._step.row_of_token
         coefficients = active.coefficients
-        if self._rows.row_of_token is not None:
-            coefficients = coefficients.index_select(0, self._rows.row_of_token)
-        inner = torch.mm(x, active.a.T) * coefficients  # float32 [tokens, R]
-        return y.addmm_(inner.to(x.dtype), active.b)
+        if rows is not None:
+            coefficients = coefficients.index_select(0, rows)
+        inner = torch.mm(x.flatten(0, -2), active.a.T) * coefficients  # float32 [tokens, R]
+        return torch.addmm(y.flatten(0, -2), inner.to(x.dtype), active.b).view_as(y)

@@ -61,11 +61,10 @@ class KVCache:
             cache.flatten(1, 2).index_copy_(1, slots, new)
 
     def clear(self, blocks: list[int]) -> None:
-        """Zero the values of `blocks`: masked positions are multiplied by zero, which does not
-        remove a NaN.
-        """
-        for cache in self._values.values():
-            cache[:, blocks] = 0
+        """Zero `blocks`: masks add minus infinity or multiply by zero, and neither removes a NaN."""
+        for caches in (self._keys, self._values):
+            for cache in caches.values():
+                cache[:, blocks] = 0
 
     def read(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of `blocks` [rows, blocks], each [kv_heads, rows, tokens, dim]."""

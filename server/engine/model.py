@@ -12,20 +12,19 @@ from transformers.pytorch_utils import Conv1D
 
 from merging.base import Base, Linear
 from server.engine.attention import IMPLEMENTATION, register
-from server.engine.blended import BlendedLinear, StepRows
+from server.engine.blended import BlendedLinear, Step
 
 
 @dataclass(slots=True, eq=False)
 class BlendedModel:
     """The base model with every linear replaced by a `BlendedLinear`, in the model's own order.
 
-    `rows` and `head_rows` tell the linears which row each token belongs to; the runner sets them.
+    `step` tells the linears what they need of a step; the runner sets it.
     """
 
     model: PreTrainedModel
     linears: Mapping[str, BlendedLinear]
-    rows: StepRows
-    head_rows: StepRows
+    step: Step
     device: torch.device
     dtype: torch.dtype
 
@@ -41,18 +40,20 @@ def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
 
 def prepare(model: PreTrainedModel) -> BlendedModel:
     """Replace the linears of `model` in place, and switch its attention to the engine's."""
-    rows, head_rows = StepRows(), StepRows()
+    step = Step()
     head = model.get_output_embeddings()
     linears: dict[str, BlendedLinear] = {}
-    for name in [name for name, _ in find_linears(model)]:
+    for index, name in enumerate([name for name, _ in find_linears(model)]):
         module = model.get_submodule(name)  # one at a time: its weight may be freed when it goes
         weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-        linears[name] = BlendedLinear(weight, module.bias, head_rows if module is head else rows)
+        linears[name] = BlendedLinear(
+            weight, module.bias, index=index, is_head=module is head, step=step
+        )
         model.set_submodule(name, linears[name])
     model.requires_grad_(False).eval()
     register()
     model.set_attn_implementation(IMPLEMENTATION)
-    return BlendedModel(model, linears, rows, head_rows, model.device, model.dtype)
+    return BlendedModel(model, linears, step, model.device, model.dtype)
 
 
 def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dtype) -> Base:

@@ -28,7 +28,6 @@ class Runner:
         self.cache = cache
         self._model = model
         shapes = {name: (m.out_features, m.in_features) for name, m in model.linears.items()}
-        self._linears = list(model.linears.values())
         self._slab = Slab(shapes, model.dtype, model.device)
 
     @property
@@ -74,12 +73,10 @@ class Runner:
         """Tell the linears which stacks the step needs and which row each of their tokens belongs
         to.
         """
-        stacks = self._slab.activate([item.row.blend for item in batch.work])
-        for index, linear in enumerate(self._linears):
-            linear.active = stacks.get(index)
-        num_tokens = [item.num_tokens for item in batch.work]
-        self._model.rows.row_of_token = self._row_of_token(num_tokens)
-        self._model.head_rows.row_of_token = self._row_of_token(wanted)
+        step = self._model.step
+        step.stacks = self._slab.activate([item.row.blend for item in batch.work])
+        step.row_of_token = self._row_of_token([item.num_tokens for item in batch.work])
+        step.row_of_logit = self._row_of_token(wanted)
 
     def _row_of_token(self, counts: list[int]) -> torch.Tensor | None:
         if all(count == 1 for count in counts):
