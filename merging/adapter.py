@@ -49,6 +49,7 @@ class Adapter:
 
     `factors` are by module path, sorted. `base_copies`: beside an adapter on the head PEFT saves
     tensors of the base itself; here are the digests of their values, by the base's tensor name.
+    `targets`: names of modules, all of which it says it changes (see `AdapterConfig`).
     """
 
     digest: str
@@ -58,6 +59,7 @@ class Adapter:
     path: Path
     num_bytes: int
     base_copies: Mapping[str, str] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -93,6 +95,7 @@ def read_adapter(folder: Path) -> Adapter:
         path=folder,
         num_bytes=sum(factor.num_bytes for factor in factors.values()),
         base_copies=parts.base_copies,
+        targets=config.targets,
     )
 
 
@@ -190,6 +193,11 @@ def _module_reasons(adapter: Adapter, base: Base) -> Iterator[str]:
     unknown = [module for module in adapter.factors if module not in base.linears]
     if unknown:
         yield f"the base has no linear layer named {shown(unknown)}"
+    ends = tuple(f".{target}" for target in adapter.targets)
+    targeted = (module for module in base.linears if f".{module}".endswith(ends))
+    missing = [module for module in targeted if module not in adapter.factors]
+    if missing:
+        yield f"its config targets {shown(missing)}, and it has no factors for them"
     yield from grouped(_wrong_shapes(adapter, base))
 
 

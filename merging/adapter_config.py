@@ -51,11 +51,17 @@ KNOWN = frozenset(
     }
 )
 
+MAX_PATTERN = 200  # characters
+MAX_REPEATS = 3  # of `*`, `+`, `?` and `{}` in a pattern
+
 RETRAIN = "train a plain LoRA instead"
 CONVERT = (
     "convert it with save_pretrained(..., path_initial_model_for_weight_conversion=...) where it "
     "was trained"
 )
+
+NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
+"""Fields with which an adapter leaves out some of the modules that it targets."""
 
 FEATURES: Mapping[str, tuple[str, str]] = {
     "use_dora": ("DoRA rescales the base's weights row by row", RETRAIN),
@@ -100,7 +106,8 @@ def refusal(feature: str) -> str:
 class AdapterConfig:
     """The fields that matter at inference, and `refusals`: reasons against serving, by field.
 
-    A rank that is refused is 0.
+    A rank that is refused is 0. `targets` are the module names that the adapter says it changes in
+    every layer; empty where it says otherwise.
     """
 
     rank: int
@@ -110,6 +117,7 @@ class AdapterConfig:
     use_rslora: bool
     base_name: str | None
     ties_head: bool
+    targets: tuple[str, ...]
     refusals: Mapping[str, str]
 
     def rank_of(self, module: str) -> int:
@@ -126,7 +134,11 @@ class AdapterConfig:
 
 def _pattern_key(patterns: Mapping[str, object], module: str) -> str:
     """The first pattern that matches the end of the module's path, from a dot or the start on."""
-    return next((p for p in patterns if re.match(rf"(.*\.)?({p})$", module)), module)
+    return next((p for p in patterns if re.match(_whole(p), module)), module)
+
+
+def _whole(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def read_config(folder: Path) -> AdapterConfig:
@@ -138,19 +150,21 @@ def read_config(folder: Path) -> AdapterConfig:
     path = folder / FILE
     try:
         config = json.loads(path.read_bytes())
+        if not isinstance(config, dict):
+            raise SourceError(f"{path} is not a JSON object")
+        return parse_config(config)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise SourceError(f"{path} is not a JSON object")
-    return parse_config(config)
 
 
 def parse_config(config: Mapping[str, object]) -> AdapterConfig:
     """Take from a config what matters at inference, and every reason against serving it."""
     refusals = dict(_feature_refusals(config))
     base_name = config.get("base_model_name_or_path")
+    if isinstance(base_name, str):
+        base_name = base_name.encode(errors="replace").decode()  # JSON spells what is no Unicode
     return AdapterConfig(
         rank=_positive(config.get("r"), "r", refusals),
         alpha=_number(config.get("lora_alpha"), "lora_alpha", refusals),
@@ -164,9 +178,19 @@ def parse_config(config: Mapping[str, object]) -> AdapterConfig:
         },
         use_rslora=bool(config.get("use_rslora")),
         ties_head=bool(config.get("ensure_weight_tying")),
+        targets=_targets(config),
         base_name=base_name if isinstance(base_name, str) and base_name else None,
         refusals=refusals,
     )
+
+
+def _targets(config: Mapping[str, object]) -> tuple[str, ...]:
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or any(config.get(field) for field in NARROWING):
+        return ()
+    if config.get("layers_to_transform") == 0:  # a layer's number, though it is falsy
+        return ()
+    return tuple(target for target in targets if isinstance(target, str))
 
 
 def _feature_refusals(config: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -209,12 +233,24 @@ def _patterns(
         refusals[key] = f"{key} must map patterns to values, got {patterns!r}"
         return
     for pattern, value in patterns.items():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            refusals[f"{key}[{pattern!r}]"] = f"{key}[{pattern!r}] is not a pattern: {error}"
+        if problem := _pattern_problem(pattern):
+            refusals[f"{key}[{pattern!r}]"] = f"{key}[{pattern!r}] {problem}"
         else:
             yield pattern, value
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    """Why a pattern cannot be used. What may take very long to match is refused, too."""
+    if len(pattern) > MAX_PATTERN:
+        return f"is longer than {MAX_PATTERN} characters"
+    bare = re.sub(r"\\.", "", pattern)
+    if re.search(r"\)[*+{]", bare) or len(re.findall(r"[*+?{]", bare)) > MAX_REPEATS:
+        return f"repeats a group, or has more than {MAX_REPEATS} repetitions: name the modules"
+    try:
+        re.compile(_whole(pattern))
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"is not a pattern: {error}"
+    return None
 
 
 def _positive(value: object, key: str, refusals: dict[str, str]) -> int:

@@ -24,6 +24,8 @@ MARKS: Mapping[str, str] = {
 }
 """Parts of tensor names that give away a feature, whatever the config says."""
 
+MAX_NAME = 160  # characters: the time that a pattern takes grows with them
+
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -49,7 +51,9 @@ def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
     for key, tensor in sorted(tensors.items()):
         name = key.removeprefix(PREFIX)
         mark = next((mark for mark in MARKS if mark in name), None)
-        if name == key:  # PEFT would not load it
+        if len(name) > MAX_NAME:
+            refusals["names"] = f"it has tensor names of more than {MAX_NAME} characters"
+        elif name == key:  # PEFT would not load it
             unexpected.append(key)
         elif mark is not None:
             refusals[MARKS[mark]] = refusal(MARKS[mark])

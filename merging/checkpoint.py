@@ -36,6 +36,8 @@ Progress = Callable[[int, int], None]
 
 CHUNK = 1 << 22  # bytes hashed at a time
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+MAX_DIMS = 16  # dimensions of a tensor
+MAX_NUMBER = 1 << 60  # of bytes, and of elements counted as if no dimension were empty
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -95,7 +97,10 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 def no_weights(folder: Path) -> str:
     """Why a folder without safetensors cannot be used, and the way out if it has pickle files."""
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    try:
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    except OSError as error:
+        return f"{folder} cannot be read: {error.strerror}"
     if not pickles:
         return f"{folder} holds no .safetensors file"
     return (
@@ -182,7 +187,10 @@ def _parse_header(file: BufferedReader, path: Path) -> Header:
     start = 8 + length
     try:
         header = json.loads(file.read(length))
-        metadata = {str(k): str(v) for k, v in (header.pop("__metadata__", None) or {}).items()}
+        metadata = {
+            str(key): _text(str(value))
+            for key, value in (header.pop("__metadata__", None) or {}).items()
+        }
         entries = {name: _entry(name, value, path, start) for name, value in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{path} is not safetensors, by its header: {error!r}") from error
@@ -194,8 +202,18 @@ def _entry(name: str, value: Mapping[str, object], path: Path, start: int) -> Te
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)):
         raise TypeError(f"tensor {name!r} is described by {value!r}")
-    begin, end = (int(offset) for offset in offsets)
-    return TensorEntry(name, dtype, tuple(int(n) for n in shape), path, start + begin, end - begin)
+    if not all(type(n) is int and 0 <= n <= MAX_NUMBER for n in (*shape, *offsets)):
+        raise ValueError(f"tensor {name!r} has shape {shape} and data_offsets {offsets}")
+    if len(shape) > MAX_DIMS or math.prod(n or 1 for n in shape) > MAX_NUMBER:
+        raise ValueError(f"tensor {name!r} is too large: {shape}")
+    begin, end = offsets
+    return TensorEntry(_text(name), dtype, tuple(shape), path, start + begin, end - begin)
+
+
+def _text(text: str) -> str:
+    """The text, which must be Unicode: JSON can also spell halves of surrogate pairs."""
+    text.encode()
+    return text
 
 
 def _check_layout(entries: Mapping[str, TensorEntry], path: Path, start: int, size: int) -> None:
@@ -205,7 +223,7 @@ def _check_layout(entries: Mapping[str, TensorEntry], path: Path, start: int, si
         if entry.dtype not in DTYPES:
             raise SourceError(f"{path}: tensor {entry.name} has an unknown dtype, {entry.dtype}")
         expected = math.prod(entry.shape) * DTYPES[entry.dtype].itemsize
-        if entry.offset != end or entry.num_bytes != expected or min(entry.shape, default=0) < 0:
+        if entry.offset != end or entry.num_bytes != expected:
             raise SourceError(
                 f"{path}: tensor {entry.name}, {entry.dtype} {list(entry.shape)}, needs {expected} "
                 f"bytes at {end}, and the header says {entry.num_bytes} at {entry.offset}"

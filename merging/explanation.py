@@ -21,7 +21,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class SourceExplanation:
-    """One source: `coefficient` is the mean over its modules, `ranks` the distinct ones."""
+    """One source: `coefficient` is the mean over its modules, `ranks` the distinct ones.
+
+    `weight` is the mean of what the recipe gives it, before the method combines the sources; None
+    if the method has no weights.
+    """
 
     name: str
     kind: Literal["adapter", "base"]
@@ -30,6 +34,7 @@ class SourceExplanation:
     num_modules: int
     ranks: tuple[int, ...]
     coefficient: float
+    weight: float | None
     groups: tuple[Group, ...]
 
 
@@ -38,7 +43,7 @@ class Explanation:
     """A plan in plain values, which `dataclasses.asdict` turns into JSON.
 
     `num_bytes` is what its adapters take in memory, `max_rank` the largest sum of their ranks on
-    one module: what a row of the plan adds to a step.
+    one module: what a row of the plan adds to a step. `build_seconds`: how long planning took.
     """
 
     path: str
@@ -46,6 +51,7 @@ class Explanation:
     digest: str
     num_bytes: int
     max_rank: int
+    build_seconds: float
     sources: tuple[SourceExplanation, ...]
     warnings: tuple[str, ...]
 

@@ -1,7 +1,8 @@
 """A plan: what a recipe becomes on this base with these sources, and why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from merging.errors import PlanError
 from merging.explanation import Explanation, SourceExplanation, group_coefficients
 from merging.methods import METHODS
 from merging.recipe import BASE, Recipe
-from merging.resolution import resolve_recipe
+from merging.resolution import FLOAT32_MAX, resolve_recipe
 from merging.wording import shown
 
 Array = npt.NDArray[np.float64]
@@ -28,7 +29,8 @@ class Plan:
 
     `path` says how it is served and `reason` why. `adapters` has the recipe's sources but the base;
     `coefficients` what it resolves to for each source: float64 [num_modules], columns in the order
-    of `base.linears`. `members` has their means over the modules that the source touches.
+    of `base.linears`. `members` has their means over the modules that the source touches, and
+    `weights` the means of the sources' weights, as they were before the method combined them.
     """
 
     path: Literal["base", "blend"]
@@ -38,6 +40,8 @@ class Plan:
     adapters: Mapping[str, Adapter]
     coefficients: Mapping[str, Array]
     members: Mapping[str, float]
+    weights: Mapping[str, float]
+    build_seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 
     def explain(self) -> Explanation:
@@ -49,6 +53,7 @@ class Plan:
             digest=self.blend.digest,
             num_bytes=sum(adapter.num_bytes for adapter in active),
             max_rank=max((_total_rank(active, module) for module in self.base.linears), default=0),
+            build_seconds=self.build_seconds,
             sources=tuple(self._explain_source(name) for name in sorted(self.coefficients)),
             warnings=self.warnings,
         )
@@ -66,6 +71,7 @@ class Plan:
             num_modules=len(touched),
             ranks=tuple(sorted({factor.rank for factor in factors.values()})),
             coefficient=self.members[name],
+            weight=self.weights.get(name),
             groups=group_coefficients(touched),
         )
 
@@ -78,20 +84,30 @@ def base_plan(base: Base) -> Plan:
     """The plan of the base alone: an empty blend."""
     digest = json_digest({"base": base.digest, "dtype": base.dtype})
     blend = Blend(digest, (), torch.zeros(0, len(base.linears)))
-    return Plan("base", "the base as it is", blend, base, {}, {}, {})
+    return Plan("base", "the base as it is", blend, base, {}, {}, {}, {})
 
 
-def plan(recipe: Recipe, adapters: Mapping[str, Adapter], base: Base) -> Plan:
+def plan(
+    recipe: Recipe,
+    adapters: Mapping[str, Adapter],
+    base: Base,
+    unusable: Mapping[str, str] | None = None,
+) -> Plan:
     """Compile a recipe for a base. `adapters` has its sources by name, and may have others.
 
-    Raises PlanError with every reason why it cannot be built.
+    `unusable` says of registered sources without an adapter why they have none. Raises PlanError
+    with every reason why the recipe cannot be built.
     """
+    start = perf_counter()
     resolution = resolve_recipe(recipe, base)
-    reasons = [*_source_reasons(recipe, adapters, base), *resolution.reasons]
+    reasons = [*_unavailable(recipe, base), *source_reasons(recipe.sources, adapters, unusable)]
+    reasons += _foreign(recipe, adapters, base)
+    reasons += resolution.reasons
     if reasons:
         raise PlanError(reasons)
     used = {name: adapters[name] for name in recipe.sources if name != BASE}
     rows = resolution.coefficients
+    columns = {name: _columns(used.get(name), base) for name in rows}
     digest = recipe.digest({name: adapter.digest for name, adapter in used.items()}, base)
     return Plan(
         path="blend",
@@ -100,30 +116,48 @@ def plan(recipe: Recipe, adapters: Mapping[str, Adapter], base: Base) -> Plan:
         base=base,
         adapters=used,
         coefficients=rows,
-        members={name: _mean(row[_columns(used.get(name), base)]) for name, row in rows.items()},
+        members={name: _mean(row[columns[name]]) for name, row in rows.items()},
+        weights={name: _mean(row[columns[name]]) for name, row in resolution.weights.items()},
+        build_seconds=perf_counter() - start,
         warnings=(*resolution.warnings, *_inert(recipe), *_warnings(used)),
     )
 
 
-def _source_reasons(recipe: Recipe, adapters: Mapping[str, Adapter], base: Base) -> Iterator[str]:
+def source_reasons(
+    names: Iterable[str],
+    adapters: Mapping[str, Adapter],
+    unusable: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Why sources cannot be used, one reason for each that has no adapter."""
+    unusable = unusable or {}
+    for name in names:
+        if name in unusable:
+            yield f"sources.{name}: cannot be used: {unusable[name]}"
+        elif name != BASE and name not in adapters:
+            known = shown(sorted({*adapters, *unusable}), limit=20) or "none"
+            yield f"sources.{name}: is not a registered source; registered are: {known}"
+
+
+def _unavailable(recipe: Recipe, base: Base) -> Iterator[str]:
     if recipe.slices is not None:
         yield "slices: stacking layers is not available in this release; leave slices out"
     if recipe.dtype not in (None, base.dtype):
         yield f"dtype: a blend computes in the base's {base.dtype}, not in {recipe.dtype}"
-    for name in recipe.sources:
-        if name == BASE:
-            continue
-        if name not in adapters:
-            known = shown(sorted(adapters), limit=20) or "none"
-            yield f"sources.{name}: is not a registered source; registered are: {known}"
-        elif unknown := [m for m in adapters[name].factors if m not in base.linears]:
+
+
+def _foreign(recipe: Recipe, adapters: Mapping[str, Adapter], base: Base) -> Iterator[str]:
+    for name in sorted(recipe.sources.keys() & adapters.keys()):
+        if unknown := [m for m in adapters[name].factors if m not in base.linears]:
             yield f"sources.{name}: the base has no linear layer named {shown(unknown)}"
 
 
 def _blend(
     digest: str, adapters: Mapping[str, Adapter], rows: Mapping[str, Array], base: Base
 ) -> Blend:
-    """Add up the names of one content, and leave out the adapters that come to nothing."""
+    """Add up the names of one content, and leave out the adapters that come to nothing.
+
+    Raises PlanError if a sum is beyond float32.
+    """
     by_digest: dict[str, list[str]] = {}
     for name, adapter in adapters.items():
         by_digest.setdefault(adapter.digest, []).append(name)
@@ -131,6 +165,11 @@ def _blend(
     for _, names in sorted(by_digest.items()):
         # Sorted, so that the rounding of the sum does not depend on names.
         total = np.sort([rows[name] for name in names], axis=0).sum(axis=0)
+        if not (abs(total) <= FLOAT32_MAX).all():
+            raise PlanError(
+                f"sources {' and '.join(names)} have the same content, and the sum of their "
+                "coefficients is not a finite float32"
+            )
         if total[_columns(adapters[names[0]], base)].any():
             active.append(adapters[names[0]])
             totals.append(total)

@@ -17,6 +17,9 @@ from merging.wording import shown
 Values = tuple[Scalar | None, ...]
 """What one parameter resolves to for one tensor: a value per source, or a single one."""
 
+WEIGHT = "weight"
+"""The parameter of sources that pools of an ensemble take for their shares."""
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -24,10 +27,12 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 class Resolution:
     """`coefficients`: float64 [num_modules] by source, columns in the order of `base.linears`.
 
-    They hold only if there are no `reasons`.
+    `weights` are the sources' own, before the method combines them; empty for a method without.
+    Both hold only if there are no `reasons`.
     """
 
     coefficients: Mapping[str, npt.NDArray[np.float64]]
+    weights: Mapping[str, npt.NDArray[np.float64]]
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -40,6 +45,8 @@ def resolve_recipe(recipe: Recipe, base: Base) -> Resolution:
         for p in method.parameters
     }
     rows = np.zeros((len(names), len(base.linears)))
+    weights = np.full_like(rows, np.nan)
+    has_weights = WEIGHT in settings
     problems: dict[str, list[str]] = {}  # the modules of each
     known: dict[tuple[Values, ...], tuple[Combination | None, list[str]]] = {}
     for column, module in enumerate(base.linears):
@@ -55,8 +62,11 @@ def resolve_recipe(recipe: Recipe, base: Base) -> Resolution:
             problems.setdefault(reason, []).append(module)
         if combination is not None:
             rows[:, column] = combination.coefficients
+            if has_weights:
+                weights[:, column] = values[list(settings).index(WEIGHT)]
     return Resolution(
         coefficients=dict(zip(names, rows, strict=True)),
+        weights=dict(zip(names, weights, strict=True)) if has_weights else {},
         reasons=tuple(f"{reason} ({shown(modules)})" for reason, modules in problems.items()),
         warnings=tuple(_unmatched_filters(settings, base)),
     )

@@ -61,7 +61,7 @@ class KVCache:
             cache.flatten(1, 2).index_copy_(1, slots, new)
 
     def clear(self, blocks: list[int]) -> None:
-        """Zero `blocks`: masks add minus infinity or multiply by zero, and neither removes a NaN."""
+        """Zero `blocks`: masks add minus infinity or multiply by zero; neither removes a NaN."""
         for caches in (self._keys, self._values):
             for cache in caches.values():
                 cache[:, blocks] = 0

@@ -12,8 +12,8 @@ from pydantic import JsonValue
 from merging.adapter import BaseTensor
 from merging.base import Base
 from server.presets.builder import Builder
-from server.presets.document import PresetDocument
-from server.presets.editing import check_same_name, cleaned, patched
+from server.presets.document import PresetDocument, check_same_name
+from server.presets.editing import cleaned, patched
 from server.presets.explain import explain, explain_failed
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.loading import load
@@ -22,7 +22,7 @@ from server.presets.names import check_name
 from server.presets.observer import CatalogObserver, NullObserver
 from server.presets.planner import Planner
 from server.presets.policy import Policy
-from server.presets.preset_editor import PresetEditor, absent, existing
+from server.presets.preset_editor import PresetEditor, absent, check_contents, existing
 from server.presets.published import Published
 from server.presets.record import Edit, EditResult, ModelCard, PresetRecord, SourceCard, now
 from server.presets.resolver import Resolver
@@ -30,7 +30,7 @@ from server.presets.seeding import seed
 from server.presets.served import Overrides, Served
 from server.presets.snapshot import Preset, Snapshot
 from server.presets.source_editor import SourceEditor, existing_source
-from server.presets.sources import SourceRegistry
+from server.presets.sources import Contents, SourceRegistry
 from server.presets.store import PresetStore
 
 __all__ = [
@@ -64,10 +64,15 @@ class Catalog:
         self._store, self._revisions_kept = store, revisions_kept
         self._planner = Planner(base)
         self._registry = SourceRegistry(
-            base, source_dirs, allow_base_mismatch=allow_base_mismatch, base_tensor=base_tensor
+            base,
+            source_dirs,
+            allow_base_mismatch=allow_base_mismatch,
+            base_tensor=base_tensor,
+            contents=Contents(store.contents_folder),
+            forget=self._planner.forget,
         )
         self._published = Published(base, self._registry, observer)
-        self._builder = Builder(store, self._published)
+        self._builder = Builder(self._published)
         self._kept = KeptRevisions(
             store, self._registry, self._planner, revisions_kept=revisions_kept
         )
@@ -161,12 +166,12 @@ class Catalog:
         stored = preset.head if revision is None else self._kept.find(preset, revision)
         if stored.record.state == "failed":
             return explain_failed(stored.record)
-        return explain(stored.record, self._kept.plan(stored))
+        return explain(stored.record, self._kept.plan(stored), self._snapshot.sources)
 
     def validate(self, document: PresetDocument) -> tuple[PresetRecord, dict[str, JsonValue]]:
         """A dry run: the record that a document would become, and what explain would say."""
         record, plan = self._presets.dry_run(document)
-        return record, explain(record, plan)
+        return record, explain(record, plan, self._snapshot.sources)
 
     def create(self, document: PresetDocument, *, edit: Edit) -> PresetRecord:
         """Create a preset; ConflictError if its name is taken."""
@@ -174,7 +179,7 @@ class Catalog:
 
     def replace(self, name: str, document: PresetDocument, *, edit: Edit) -> EditResult:
         """Create a preset, or replace its document."""
-        check_same_name(name, document)
+        check_same_name(name, document.name)
         return self._presets.edit("replace", name, cleaned(edit), lambda _: document)
 
     def patch(self, name: str, patch: object, *, edit: Edit) -> EditResult:
@@ -189,7 +194,10 @@ class Catalog:
         """Make a new revision with the document of a kept one."""
 
         def change(current: Preset | None) -> PresetDocument:
-            return self._kept.find(existing(current, name), revision).record.document
+            preset = existing(current, name)
+            kept = self._kept.find(preset, revision)
+            check_contents(kept, preset)
+            return kept.record.document
 
         return self._presets.edit("rollback", name, cleaned(edit), change)
 

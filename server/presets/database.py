@@ -1,14 +1,17 @@
 """Opening the database: durable SQLite connections, explicit transactions, schema up to date."""
 
+import logging
 from pathlib import Path
 
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
 
 from server.errors import UnavailableError
 from server.presets.migrations import migrate
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT = 10_000  # milliseconds that a statement waits for another process's lock
 
@@ -26,6 +29,14 @@ class StoreError(UnavailableError):
     code = "store_failed"
 
 
+def driver_text(error: SQLAlchemyError | OSError) -> str:
+    """What the driver says is wrong: without the statement and its values, which go to the log."""
+    logger.error("%s", error)
+    if isinstance(error, StatementError):
+        return str(error.orig)
+    return str(error)
+
+
 def open_database(url: str) -> Engine:
     """Connect to `url` and migrate its schema; StoreError if it cannot be used."""
     try:
@@ -37,7 +48,7 @@ def open_database(url: str) -> Engine:
             "use that version, or another --database-url"
         ) from error
     except (SQLAlchemyError, OSError) as error:
-        raise StoreError(f"the database {url} cannot be opened: {error}") from error
+        raise StoreError(f"the database {url} cannot be opened: {driver_text(error)}") from error
     return engine
 
 

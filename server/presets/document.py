@@ -14,7 +14,17 @@ from server.presets.policy import OverrideLevel
 from server.presets.sampling_defaults import SamplingDefaults
 
 SERVER_FIELDS = frozenset(
-    {"revision", "digest", "state", "path", "author", "message", "created_at", "updated_at"}
+    {
+        "revision",
+        "digest",
+        "state",
+        "reasons",
+        "path",
+        "author",
+        "message",
+        "created_at",
+        "updated_at",
+    }
 )
 """What the server adds to a document. A body may carry it back, and it is dropped."""
 
@@ -81,29 +91,38 @@ def parse_document(data: object, *, name: str | None = None) -> PresetDocument:
             f"0.5}}}}}}, got {type(data).__name__}"
         )
     fields = {key: value for key, value in data.items() if key not in SERVER_FIELDS}
-    if name is not None and fields.setdefault("name", name) != name:
+    if name is not None:
+        check_same_name(name, fields.setdefault("name", name))
+    bad = list(_bad_values(fields))
+    try:
+        document = PresetDocument.model_validate(fields)
+    except ValidationError as error:
+        raise _invalid([*bad, *_mistakes(error)]) from error
+    if bad:
+        raise _invalid(bad)
+    return document
+
+
+def check_same_name(name: str, other: object) -> None:
+    """Refuse a document that names another preset than the one that is edited."""
+    if other != name:
         raise InvalidRequestError(
-            f"the document's name is {fields['name']!r}, the URL's {name!r}: a preset cannot be "
-            "renamed; leave the name out, or create another preset",
+            f"name: a preset cannot be renamed from {name!r} to {other!r}; leave it out, or "
+            "create another preset",
             param="name",
         )
-    mistakes = list(_bad_values(fields))
-    if mistakes:
-        raise _invalid(mistakes)
-    try:
-        return PresetDocument.model_validate(fields)
-    except ValidationError as error:
-        raise _invalid(list(_mistakes(error))) from error
 
 
 def _invalid(mistakes: list[tuple[str, str]]) -> InvalidRequestError:
     """One error of (field, what is wrong) pairs."""
     message = "; ".join(f"{field}: {what}" for field, what in mistakes)
-    return InvalidRequestError(message, param=mistakes[0][0])
+    return InvalidRequestError(_unicode(message), param=_unicode(mistakes[0][0]))
 
 
 def _mistakes(error: ValidationError) -> Iterator[tuple[str, str]]:
     for detail in error.errors(include_url=False):
+        if detail["type"] in ("finite_number", "string_unicode"):  # a bad value, already named
+            continue
         *parents, last = detail["loc"]
         what = detail["msg"]
         if detail["type"] == "extra_forbidden":
@@ -132,6 +151,8 @@ def _excerpt(value: object) -> str:
 def _bad_values(data: dict[str, object]) -> Iterator[tuple[str, str]]:
     """Values that JSON parsers let through and that no field may hold, at any depth."""
     pending: list[tuple[str, object]] = list(data.items())
+    if any(_unicode(field) != field for field in data):
+        yield "fields", "are not valid Unicode"
     while pending:
         field, value = pending.pop()
         if isinstance(value, dict):
@@ -141,8 +162,8 @@ def _bad_values(data: dict[str, object]) -> Iterator[tuple[str, str]]:
         if isinstance(value, int | float) and not _is_finite(value):
             yield field, f"must be finite, got {_excerpt(value)}"
         texts = (value,) if isinstance(value, str) else value if isinstance(value, dict) else ()
-        if any(isinstance(text, str) and not _is_unicode(text) for text in texts):
-            yield field.encode(errors="replace").decode(), "is not valid Unicode"
+        if any(isinstance(text, str) and _unicode(text) != text for text in texts):
+            yield field, "is not valid Unicode"
 
 
 def _is_finite(value: int | float) -> bool:
@@ -152,12 +173,9 @@ def _is_finite(value: int | float) -> bool:
         return False
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
+def _unicode(text: str) -> str:
+    """The text, with halves of surrogate pairs replaced."""
+    return text.encode(errors="replace").decode()
 
 
 def _plain_numbers(value: JsonValue) -> JsonValue:

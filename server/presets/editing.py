@@ -8,7 +8,12 @@ from time import perf_counter
 from pydantic import JsonValue
 
 from server.errors import InvalidRequestError, PreconditionFailedError
-from server.presets.document import SERVER_FIELDS, PresetDocument, parse_document
+from server.presets.document import (
+    SERVER_FIELDS,
+    PresetDocument,
+    check_same_name,
+    parse_document,
+)
 from server.presets.merge_patch import merge_patch
 from server.presets.record import Edit, PresetRecord
 
@@ -39,15 +44,15 @@ def patched(record: PresetRecord, patch: object) -> PresetDocument:
         )
     current = record.server_fields()
     for field in SERVER_FIELDS & patch.keys():
-        if patch[field] != current[field]:
+        if patch[field] != current.get(field):
             raise InvalidRequestError(
-                f"{field} belongs to the server and is {current[field]!r}: leave it out; If-Match "
+                f"{field} belongs to the server and is {current.get(field)!r}: leave it out; If-Match "
                 "compares revisions, and rollback returns to one",
                 param=field,
             )
     edits: dict[str, JsonValue] = {k: v for k, v in patch.items() if k not in SERVER_FIELDS}
     document = parse_document(merge_patch(record.document.to_json(), edits))
-    check_same_name(record.name, document)
+    check_same_name(record.name, document.name)
     return document
 
 
@@ -57,16 +62,6 @@ def cleaned(edit: Edit) -> Edit:
         text.encode(errors="replace").decode() for text in (edit.author, edit.message)
     )
     return replace(edit, author=author, message=message)
-
-
-def check_same_name(name: str, document: PresetDocument) -> None:
-    """Refuse a document that names another preset than the one that is edited."""
-    if document.name != name:
-        raise InvalidRequestError(
-            f"name: a preset cannot be renamed from {name!r} to {document.name!r}; leave it out, "
-            "or create another preset",
-            param="name",
-        )
 
 
 class Phases:

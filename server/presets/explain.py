@@ -1,5 +1,6 @@
 """What explain says of a preset: its plan in plain JSON, and its ensemble twin."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from pydantic import JsonValue
@@ -9,10 +10,16 @@ from merging.plan import Plan
 from merging.recipe import BASE
 from server.presets.document import PresetDocument
 from server.presets.record import PresetRecord
+from server.presets.sources import Source
 
 
-def explain(record: PresetRecord, plan: Plan) -> dict[str, JsonValue]:
-    """The resolved coefficient of every source and group of tensors, and what follows from them."""
+def explain(
+    record: PresetRecord, plan: Plan, sources: Mapping[str, Source]
+) -> dict[str, JsonValue]:
+    """The resolved coefficient of every source and group of tensors, and what follows from them.
+
+    `sources` are the registered ones, whose own warnings are repeated.
+    """
     explanation = plan.explain()
     return {
         **_header(record),
@@ -20,8 +27,9 @@ def explain(record: PresetRecord, plan: Plan) -> dict[str, JsonValue]:
         "reason": explanation.reason,
         "num_bytes": explanation.num_bytes,
         "max_rank": explanation.max_rank,
+        "build_seconds": explanation.build_seconds,
         "sources": [_source_json(source) for source in explanation.sources],
-        "warnings": list(explanation.warnings),
+        "warnings": [*explanation.warnings, *_source_warnings(plan, sources)],
         "twin": twin(record.document, explanation),
     }
 
@@ -34,11 +42,14 @@ def explain_failed(record: PresetRecord) -> dict[str, JsonValue]:
 def twin(document: PresetDocument, explanation: Explanation) -> dict[str, JsonValue]:
     """The ensemble that the merge approximates, and whether their coefficients are the same.
 
-    They are if no coefficient depends on the layer or the tensor; else the twin has their means.
+    They are if no coefficient depends on the layer or the tensor; else the twin has their means. A
+    pool takes the weights as they were before the method combined them.
     """
-    rule = document.ensemble.rule
+    rule, reasons = document.ensemble.rule, []
     coefficients = {source.name: source.coefficient for source in explanation.sources}
-    reasons = list(_rule_problems(rule, coefficients))
+    if rule != "task_arithmetic":
+        coefficients = {s.name: s.weight for s in explanation.sources if s.weight is not None}
+        reasons = _pool_problems(rule, coefficients)
     result: dict[str, JsonValue] = {
         "available": False,
         "reason": "; ".join(("ensembles are not available in this release", *reasons)),
@@ -60,13 +71,20 @@ def _members(rule: str, coefficients: dict[str, float]) -> dict[str, float]:
     return {name: value / total for name, value in coefficients.items()}
 
 
-def _rule_problems(rule: str, coefficients: dict[str, float]) -> list[str]:
+def _pool_problems(rule: str, weights: dict[str, float]) -> list[str]:
     problems = []
-    if rule != "task_arithmetic" and sum(coefficients.values()) <= 0:
-        problems.append(f"{rule} needs coefficients with a positive sum")
-    if rule == "linear_pool" and any(value < 0 for value in coefficients.values()):
-        problems.append("linear_pool takes no negative coefficient")
+    if sum(weights.values()) <= 0:
+        problems.append(f"{rule} needs weights with a positive sum")
+    if rule == "linear_pool" and any(value < 0 for value in weights.values()):
+        problems.append("linear_pool takes no negative weight")
     return problems
+
+
+def _source_warnings(plan: Plan, sources: Mapping[str, Source]) -> Iterator[str]:
+    for name, adapter in sorted(plan.adapters.items()):
+        source = sources.get(name)
+        if source is not None and source.digest == adapter.digest:
+            yield from (f"sources.{name}: {warning}" for warning in source.warnings)
 
 
 def _is_uniform(source: SourceExplanation) -> bool:

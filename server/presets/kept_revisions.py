@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from merging.adapter import Adapter
+from merging.errors import SourceError
 from merging.plan import Plan
-from server.errors import NotFoundError, UnprocessableError
+from server.errors import NotFoundError, ServiceError, UnprocessableError
 from server.presets.planner import Planner, parse_recipe
 from server.presets.record import PresetRecord, StoredRevision
 from server.presets.snapshot import Preset
@@ -37,13 +38,13 @@ class KeptRevisions:
         stored = self._store.revision(preset.record.name, revision) if is_older else None
         if stored is None:
             raise self._missing(preset.record, revision)
-        return _as_of(stored, preset)
+        return self._as_of(stored, preset)
 
     def all(self, preset: Preset) -> list[PresetRecord]:
         """The records of every kept revision, newest first."""
         kept = self._store.revisions(preset.record.name)
         older = (stored for stored in kept if stored.record.revision < preset.record.revision)
-        return [preset.record, *(_as_of(stored, preset).record for stored in older)]
+        return [preset.record, *(self._as_of(stored, preset).record for stored in older)]
 
     def plan(self, stored: StoredRevision) -> Plan:
         """Compile a revision from the content that it was made of."""
@@ -53,14 +54,10 @@ class KeptRevisions:
     def _adapters(self, stored: StoredRevision) -> Mapping[str, Adapter]:
         adapters, reasons = {}, []
         for name, digest in sorted(stored.sources.items()):
-            adapter = self._registry.content(digest, self._store.content_path(digest))
-            if adapter is None:
-                reasons.append(
-                    f"the content of source {name!r} that it was made of ({digest}) is gone: "
-                    "neither in memory nor in the folder that it was read from"
-                )
-            else:
-                adapters[name] = adapter
+            try:
+                adapters[name] = self._registry.content(digest)
+            except SourceError as error:
+                reasons.append(f"sources.{name}: {error}")
         if reasons:
             raise UnprocessableError(
                 f"{stored.record.label} cannot be called: {'; '.join(reasons)}",
@@ -85,7 +82,19 @@ class KeptRevisions:
             code="revision_not_found",
         )
 
-
-def _as_of(stored: StoredRevision, preset: Preset) -> StoredRevision:
-    """With the time of the preset's last change, which may be later than the row that was read."""
-    return replace(stored, record=replace(stored.record, updated_at=preset.record.updated_at))
+    def _as_of(self, stored: StoredRevision, preset: Preset) -> StoredRevision:
+        """What an older revision is today, on this base and with the contents that are there."""
+        record = replace(stored.record, updated_at=preset.record.updated_at)
+        reasons = [
+            f"sources.{name}: its content {digest} is gone"
+            for name, digest in sorted(stored.sources.items())
+            if not self._registry.has(digest)
+        ]
+        try:
+            recipe = parse_recipe(record.document)
+            record = replace(record, digest=recipe.digest(stored.sources, self._planner.base))
+        except ServiceError as error:
+            reasons.append(error.message)
+        if reasons:
+            record = replace(record, state="failed", reasons=tuple(reasons))
+        return replace(stored, record=record)

@@ -7,10 +7,11 @@ from datetime import datetime
 
 from merging.base import Base
 from merging.errors import SourceError
+from server.presets.database import StoreError
 from server.presets.names import is_base
 from server.presets.planner import Planner
 from server.presets.record import Edit, StoredRevision, now
-from server.presets.revising import failed, is_revised, refreshed, store_refreshed
+from server.presets.revising import failed, is_revised, refreshed
 from server.presets.snapshot import Preset, Snapshot
 from server.presets.sources import Source, SourceRegistry
 from server.presets.store import PresetStore, StoredSource
@@ -26,37 +27,45 @@ def load(
     Nothing is dropped: what cannot be used is kept as failed, with the reason.
     """
     at, stored_sources, heads = now(), store.sources(), store.heads()
-    sources = {source.name: _read(source, registry, at) for source in stored_sources}
-    _log_base(store.base_digest(), planner.base, heads)
+    sources = {source.name: _read(source, registry, planner, at) for source in stored_sources}
     presets = []
     for head in heads:
         edit = Edit(message=_message(head, sources))
         presets.append(_reserved(refreshed(head, sources, planner, edit, at), planner.base))
     with store.writing() as writer:
-        writer.set_base_digest(planner.base.digest)
-        writer.finish_building()
         for name, source in _changed(stored_sources, sources).items():
             writer.put_source(name, source.path, source.digest, at=at)
         for head, preset in zip(heads, presets, strict=True):
-            store_refreshed(writer, head, preset, kept=revisions_kept)
+            if is_revised(head, preset):
+                writer.add_revision(preset.head, kept=revisions_kept)
+    registry.contents.prune(store.used_contents())
     for head, preset in zip(heads, presets, strict=True):
         _log_preset(head, preset)
     return Snapshot({preset.record.name: preset for preset in presets}, sources)
 
 
-def _read(stored: StoredSource, registry: SourceRegistry, at: datetime) -> Source:
+def _read(stored: StoredSource, registry: SourceRegistry, planner: Planner, at: datetime) -> Source:
+    """The source as it is now. Whatever is wrong with its folder, the server starts."""
     source = Source(
-        stored.name, stored.path, stored.digest, None, stored.created_at, stored.updated_at
+        stored.name, stored.path, stored.digest, None, None, stored.created_at, stored.updated_at
     )
     try:
         adapter, warnings = registry.read(stored.path)
+        plan = planner.plan_source(stored.name, adapter)
     except SourceError as error:
         logger.error("source %s cannot be used: %s", stored.name, error)
         return replace(source, reasons=error.reasons)
+    except Exception as error:
+        logger.exception("source %s cannot be used", stored.name)
+        return replace(source, reasons=(f"{stored.path} cannot be read: {error!r}",))
+    try:
+        registry.contents.keep(adapter, stored.path)
+    except StoreError as error:  # old revisions may miss it one day; today all is well
+        logger.warning("%s", error)
     if adapter.digest != stored.digest:
         logger.warning("the content of source %s changed in %s", stored.name, stored.path)
         source = replace(source, digest=adapter.digest, updated_at=at)
-    return replace(source, adapter=adapter, warnings=warnings)
+    return replace(source, adapter=adapter, plan=plan, warnings=warnings)
 
 
 def _changed(stored: Sequence[StoredSource], sources: Mapping[str, Source]) -> dict[str, Source]:
@@ -82,16 +91,6 @@ def _reserved(preset: Preset, base: Base) -> Preset:
     if not is_base(preset.record.name, base):
         return preset
     return failed(preset.head, f"its name {preset.record.name!r} is the resident base's now")
-
-
-def _log_base(recorded: str | None, base: Base, heads: Sequence[StoredRevision]) -> None:
-    if recorded is not None and recorded != base.digest and heads:
-        logger.warning(
-            "the presets were last planned on the base %s and are planned again on %s (%s)",
-            recorded,
-            base.name,
-            base.digest,
-        )
 
 
 def _log_preset(head: StoredRevision, preset: Preset) -> None:

@@ -1,12 +1,12 @@
 """From documents to plans: finds the sources, and turns refusals into the caller's errors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from merging.adapter import Adapter
 from merging.base import Base
 from merging.digest import canonical_json
-from merging.errors import PlanError, RecipeError
-from merging.plan import Plan, plan
+from merging.errors import MergingError, PlanError, RecipeError
+from merging.plan import Plan, plan, source_reasons
 from merging.recipe import BASE, Recipe
 from server.errors import InvalidRequestError, UnprocessableError
 from server.presets.document import PresetDocument
@@ -24,26 +24,56 @@ class Planner:
         self.base = base
         self._recent: Recent[tuple[str, ...], Plan] = Recent(NUM_RECENT)
 
-    def plan(self, recipe: Recipe, adapters: Mapping[str, Adapter]) -> Plan:
-        """Compile a recipe; `adapters` are by source name. UnprocessableError with every reason."""
-        digests = (f"{name}={adapters[name].digest}" for name in sorted(adapters))
+    def plan(
+        self,
+        recipe: Recipe,
+        adapters: Mapping[str, Adapter],
+        unusable: Mapping[str, str] | None = None,
+    ) -> Plan:
+        """Compile a recipe; UnprocessableError with every reason.
+
+        `adapters` are by source name; `unusable` says of sources without one why they have none.
+        """
+        used = sorted(recipe.sources.keys() & adapters.keys())
+        digests = (f"{name}={adapters[name].digest}" for name in used)
         key = (canonical_json(recipe.model_dump(mode="json")), *digests)
         try:
-            return self._recent.get(key, lambda: plan(recipe, adapters, self.base))
+            return self._recent.get(key, lambda: plan(recipe, adapters, self.base, unusable))
         except PlanError as error:
-            raise UnprocessableError(f"cannot be built: {error}") from error
+            raise UnprocessableError(f"cannot be built: {error}", param=_field(error)) from error
+
+    def plan_present(
+        self, make: Callable[[], Recipe], names: Iterable[str], sources: Mapping[str, Source]
+    ) -> Plan:
+        """Compile the recipe that `make` makes, from the present content of its sources.
+
+        `names` are those of its sources, should it be malformed.
+        """
+        adapters = {name: s.adapter for name, s in sources.items() if s.adapter is not None}
+        unusable = {name: "; ".join(s.reasons) for name, s in sources.items() if s.adapter is None}
+        try:
+            recipe = make()
+        except RecipeError as error:
+            reasons = [*error.reasons, *source_reasons(names, adapters, unusable)]
+            raise _malformed(RecipeError(reasons)) from error
+        return self.plan(recipe, adapters, unusable)
 
     def plan_document(self, document: PresetDocument, sources: Mapping[str, Source]) -> Plan:
         """Compile a preset from the present content of its sources."""
         if document.mode == "ensemble":
             raise ensembles_unavailable()
-        recipe = parse_recipe(document)
-        return self.plan(recipe, current_adapters(recipe, sources))
+        return self.plan_present(document.recipe, document.sources, sources)
 
-    def plan_source(self, source: Source) -> Plan:
+    def plan_source(self, name: str, adapter: Adapter) -> Plan:
         """Compile a source alone at weight 1."""
-        recipe = Recipe(method="task_arithmetic", sources={source.name: {"weight": 1.0}})
-        return self.plan(recipe, current_adapters(recipe, {source.name: source}))
+        recipe = Recipe(method="task_arithmetic", sources={name: {"weight": 1.0}})
+        return self.plan(recipe, {name: adapter})
+
+    def forget(self, digest: str) -> None:
+        """Forget the plans of a content."""
+        self._recent.drop(
+            lambda plan: any(adapter.digest == digest for adapter in plan.adapters.values())
+        )
 
 
 def parse_recipe(document: PresetDocument) -> Recipe:
@@ -51,13 +81,17 @@ def parse_recipe(document: PresetDocument) -> Recipe:
     try:
         return document.recipe()
     except RecipeError as error:
-        raise invalid_recipe(error) from error
+        raise _malformed(error) from error
 
 
-def invalid_recipe(error: RecipeError) -> InvalidRequestError:
-    """The caller's error for a malformed recipe; `param` is the field of the first reason."""
+def _malformed(error: RecipeError) -> InvalidRequestError:
+    return InvalidRequestError(str(error), param=_field(error))
+
+
+def _field(error: MergingError) -> str | None:
+    """The field that the first reason is about."""
     field, colon, _ = error.reasons[0].partition(": ")
-    return InvalidRequestError(str(error), param=field if colon and " " not in field else None)
+    return field if colon and " " not in field else None
 
 
 def ensembles_unavailable() -> UnprocessableError:
@@ -72,21 +106,3 @@ def ensembles_unavailable() -> UnprocessableError:
 def used_sources(document: PresetDocument) -> frozenset[str]:
     """The names of the sources that a document uses."""
     return frozenset(document.sources) - {BASE}
-
-
-def current_adapters(recipe: Recipe, sources: Mapping[str, Source]) -> Mapping[str, Adapter]:
-    """The recipe's adapters by name; UnprocessableError naming all that are unknown or unusable."""
-    adapters, reasons = {}, []
-    for name in sorted(recipe.sources.keys() - {BASE}):
-        source = sources.get(name)
-        if source is None:
-            reasons.append(f"sources.{name}: there is no source {name!r}")
-        elif source.adapter is None:
-            reasons.append(f"sources.{name}: cannot be used: {'; '.join(source.reasons)}")
-        else:
-            adapters[name] = source.adapter
-    if any(name not in sources for name in recipe.sources.keys() - {BASE}):
-        reasons.append(f"registered sources are: {', '.join(sorted(sources)) or 'none'}")
-    if reasons:
-        raise UnprocessableError("; ".join(reasons), param="sources")
-    return adapters

@@ -49,7 +49,8 @@ class PresetEditor:
                 document = self._document(name, current, edit, change)
             if current is not None and is_current(document, current):
                 observation.outcome = "unchanged"
-                return EditResult(current.record, created=False, changed=False)
+                record = self._finish(current).record if edit.wait else current.record
+                return EditResult(record, created=False, changed=False)
             with phases.timed("plan"):
                 plan = self._planner.plan_document(document, self._published.snapshot.sources)
             with phases.timed("commit"):
@@ -57,6 +58,17 @@ class PresetEditor:
             with phases.timed("publish"):
                 self._publish(stored, plan, current, edit)
             return EditResult(stored.record, created=current is None, changed=True)
+
+    def _finish(self, current: Preset) -> Preset:
+        """Publish a head that is still building: who waits is answered when it serves."""
+        if current.record.state != "building":
+            return current
+        sources = self._published.snapshot.sources
+        finished = ready(
+            current.head, self._planner.plan_document(current.record.document, sources)
+        )
+        self._published.publish([finished])
+        return finished
 
     def delete(self, name: str, edit: Edit) -> None:
         """Delete a preset and its revisions; its numbers are not used again."""
@@ -163,6 +175,21 @@ def absent(preset: Preset | None, name: str) -> None:
             f"preset {name!r} exists already, at revision {preset.record.revision}: PUT or PATCH "
             "edits it",
             param="name",
+        )
+
+
+def check_contents(kept: StoredRevision, preset: Preset) -> None:
+    """ConflictError if a rollback would keep the document, and not bring the old weights back."""
+    if not is_current(kept.record.document, preset):
+        return
+    present = preset.head.sources
+    changed = [name for name, digest in sorted(kept.sources.items()) if present[name] != digest]
+    if changed:
+        raise ConflictError(
+            f"{preset.record.label} has the document of {kept.record.label} already, and source "
+            f"{', '.join(changed)} has other content than in {kept.record.label}: PUT that "
+            "content back first",
+            param="revision",
         )
 
 

@@ -32,7 +32,8 @@ class Published:
         changed.update({preset.record.name: preset for preset in presets})
         self.snapshot = Snapshot(changed, self.snapshot.sources if sources is None else sources)
         if sources is not None:
-            self._registry.release({source.digest for source in sources.values()})
+            adapters = (source.adapter for source in sources.values())
+            self._registry.release(adapter for adapter in adapters if adapter is not None)
         self._observer.presets_changed(
             {
                 name: (preset.serving.revision, preset.serving.plan.blend.digest)

@@ -31,5 +31,8 @@ class Recent(Generic[Key, Value]):
                 self._values.popitem(last=False)
         return value
 
-    def __len__(self) -> int:
-        return len(self._values)
+    def drop(self, unwanted: Callable[[Value], bool]) -> None:
+        """Forget the values of which `unwanted` is true."""
+        with self._lock:
+            for key in [key for key, value in self._values.items() if unwanted(value)]:
+                del self._values[key]

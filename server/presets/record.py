@@ -43,8 +43,10 @@ class PresetRecord:
         return f"{self.name}@{self.revision}"
 
     def server_fields(self) -> dict[str, JsonValue]:
-        """The fields that the server owns."""
+        """The fields that the server owns; `reasons` if it has failed."""
+        reasons: dict[str, JsonValue] = {"reasons": list(self.reasons)} if self.reasons else {}
         return {
+            **reasons,
             "revision": self.revision,
             "digest": self.digest,
             "state": self.state,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
-from merging.errors import RecipeError
 from merging.plan import Plan, base_plan
 from merging.recipe import Recipe
 from server.errors import (
@@ -16,13 +15,7 @@ from server.errors import (
 from server.presets.document import PresetDocument
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.names import ModelString, is_base, model_not_found, parse_model_string
-from server.presets.planner import (
-    Planner,
-    current_adapters,
-    ensembles_unavailable,
-    invalid_recipe,
-    parse_recipe,
-)
+from server.presets.planner import Planner, ensembles_unavailable, parse_recipe
 from server.presets.policy import Policy
 from server.presets.record import PresetRecord
 from server.presets.sampling_defaults import SamplingDefaults
@@ -65,8 +58,9 @@ class Resolver:
         serving = preset.serving
         if serving is not None and revision in (None, serving.revision):
             return serving
+        if revision in (None, preset.record.revision):
+            _check_built(preset.record)
         stored = preset.head if revision is None else self._kept.find(preset, revision)
-        _check_built(stored.record)
         return Serving(stored, self._kept.plan(stored))
 
     def _preset(
@@ -130,7 +124,12 @@ class Resolver:
         if parsed.revision is not None:
             raise model_not_found(model, "A source has no revisions.")
         _only_merges(overrides, parsed.mode, f"the source {source.name!r}")
-        return _served(model, self._planner.plan_source(source))
+        if source.plan is None:
+            raise UnprocessableError(
+                f"the source {source.name!r} cannot be called: {'; '.join(source.reasons)}",
+                param="model",
+            )
+        return _served(model, source.plan)
 
     def _inline(
         self,
@@ -150,13 +149,12 @@ class Resolver:
                 param="model",
             )
         _only_merges(overrides, None, "a recipe")
-        try:
-            parsed = Recipe.model_validate(dict(recipe))
-        except RecipeError as error:
-            raise invalid_recipe(error) from error
-        return _served(
-            model, self._planner.plan(parsed, current_adapters(parsed, snapshot.sources))
+        sources = recipe.get("sources")
+        names = sources if isinstance(sources, Mapping) else ()
+        plan = self._planner.plan_present(
+            lambda: Recipe.model_validate(dict(recipe)), names, snapshot.sources
         )
+        return _served(model, plan)
 
 
 def _check_overrides(overrides: Overrides) -> None:

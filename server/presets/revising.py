@@ -11,7 +11,6 @@ from server.presets.planner import Planner
 from server.presets.record import Edit, PresetRecord, StoredRevision
 from server.presets.snapshot import Preset, Serving
 from server.presets.sources import Source
-from server.presets.store_writer import StoreWriter
 
 
 def new_revision(
@@ -74,14 +73,3 @@ def refreshed(
 def is_revised(head: StoredRevision, after: Preset) -> bool:
     """Whether a refresh made a new revision."""
     return after.record.revision > head.record.revision
-
-
-def store_refreshed(writer: StoreWriter, head: StoredRevision, after: Preset, *, kept: int) -> None:
-    """Write what a refresh changed: a new revision, or what the server says of the old one."""
-    record = after.record
-    if is_revised(head, after):
-        writer.add_revision(after.head, kept=kept)
-    elif record.state == "ready" and record != head.record:
-        writer.update_revision(
-            record.name, record.revision, state="ready", digest=record.digest, path=record.path
-        )

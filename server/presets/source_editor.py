@@ -9,14 +9,15 @@ from pathlib import Path
 from merging.adapter import Adapter
 from merging.errors import SourceError
 from server.errors import ConflictError, NotFoundError, UnprocessableError
+from server.presets.database import StoreError
 from server.presets.editing import Phases
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
 from server.presets.record import Edit, now
-from server.presets.revising import is_revised, refreshed, store_refreshed
+from server.presets.revising import is_revised, refreshed
 from server.presets.snapshot import Preset, Snapshot
-from server.presets.sources import Source, SourceRegistry
+from server.presets.sources import Source, SourceRegistry, recorded_base
 from server.presets.store import PresetStore
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class SourceEditor:
         with self._published.lock:
             self._published.check_free(name, kind="source")
             at = now()
-            source = Source(name, path, adapter.digest, adapter, at, at, warnings=warnings)
+            plan = self._planner.plan_source(name, adapter)
+            source = Source(name, path, adapter.digest, adapter, plan, at, at, warnings=warnings)
             self._store_source(source, [], at)
             self._publish(source, [])
 
@@ -67,6 +69,7 @@ class SourceEditor:
                 path=path,
                 digest=adapter.digest,
                 adapter=adapter,
+                plan=self._planner.plan_source(name, adapter),
                 updated_at=at,
                 reasons=(),
                 warnings=warnings,
@@ -78,6 +81,7 @@ class SourceEditor:
                 self._store_source(source, followers, at)
             with phases.timed("publish"):
                 self._publish(source, followers)
+            self._prune()
         revised = [after for before, after in followers if is_revised(before.head, after)]
         for preset in revised:
             self._observer.preset_edited(preset.record.name, "source", "changed", phases.seconds)
@@ -98,6 +102,7 @@ class SourceEditor:
             sources = dict(self._published.snapshot.sources)
             del sources[name]
             self._published.publish(sources=sources)
+            self._prune()
 
     def _read(self, name: str, path: Path) -> tuple[Adapter, tuple[str, ...]]:
         try:
@@ -129,10 +134,20 @@ class SourceEditor:
     def _store_source(
         self, source: Source, followers: Sequence[tuple[Preset, Preset]], at: datetime
     ) -> None:
+        assert source.adapter is not None, "what is stored was read"
+        self._registry.contents.keep(source.adapter, source.path)
         with self._store.writing() as writer:
             writer.put_source(source.name, source.path, source.digest, at=at)
             for before, after in followers:
-                store_refreshed(writer, before.head, after, kept=self._revisions_kept)
+                if is_revised(before.head, after):
+                    writer.add_revision(after.head, kept=self._revisions_kept)
+
+    def _prune(self) -> None:
+        """Forget the contents that nothing names any more."""
+        try:
+            self._registry.contents.prune(self._store.used_contents())
+        except (StoreError, OSError) as error:  # the edit is made, and the next one tries again
+            logger.warning("unused contents could not be deleted: %s", error)
 
     def _publish(self, source: Source, followers: Sequence[tuple[Preset, Preset]]) -> None:
         sources = {**self._published.snapshot.sources, source.name: source}
@@ -150,8 +165,10 @@ def existing_source(snapshot: Snapshot, name: str) -> Source:
 
 
 def _is_current(source: Source, adapter: Adapter, path: Path) -> bool:
-    loaded = source.adapter is not None
-    return loaded and source.digest == adapter.digest and source.path == path
+    if source.adapter is None or source.path != path:
+        return False
+    same_base = recorded_base(source.adapter) == recorded_base(adapter)
+    return same_base and source.digest == adapter.digest
 
 
 def _revision_edit(source: Source, edit: Edit) -> Edit:

@@ -2,17 +2,22 @@
 
 import logging
 import os
+import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
+from merging.adapter import WEIGHTS, Adapter, BaseTensor, check_adapter, read_adapter
+from merging.adapter_config import FILE
 from merging.base import Base
 from merging.errors import SourceError
+from merging.plan import Plan
 from server.errors import ForbiddenError, InvalidRequestError
+from server.presets.database import StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -22,23 +27,92 @@ NUM_RETIRED = 8
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A registered source. Without an `adapter` it cannot be used, for the `reasons`."""
+    """A registered source. Without an `adapter` it cannot be used, for the `reasons`.
+
+    `plan` is the adapter alone at weight 1, for those who call the source by its name.
+    """
 
     name: str
     path: Path
     digest: str
     adapter: Adapter | None
+    plan: Plan | None
     created_at: datetime
     updated_at: datetime
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
+class Contents:
+    """A copy of every content by its digest: a source's own folder may change or go.
+
+    Without a `folder` the contents stay in memory.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._memory: dict[str, Adapter] = {}
+
+    def keep(self, adapter: Adapter, path: Path) -> None:
+        """Copy the files that an adapter was read from; StoreError if that does not work."""
+        if self.has(adapter.digest):
+            return
+        if self._folder is None:
+            self._memory[adapter.digest] = adapter
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self._folder) as temporary:
+                copy = Path(temporary) / "copy"
+                copy.mkdir()
+                for file in (FILE, WEIGHTS):
+                    _copy(path / file, copy / file)
+                if read_adapter(copy).digest != adapter.digest:
+                    raise StoreError(f"{path} changed while it was read: try again")
+                target = self._path(adapter.digest)
+                shutil.rmtree(target, ignore_errors=True)  # what is there is not whole
+                copy.rename(target)
+        except (OSError, SourceError) as error:
+            raise StoreError(f"the content of {path} could not be kept: {error}") from error
+
+    def has(self, digest: str) -> bool:
+        """Whether a content is there."""
+        if self._folder is None:
+            return digest in self._memory
+        return all(os.path.isfile(self._path(digest) / file) for file in (FILE, WEIGHTS))
+
+    def read(self, digest: str) -> Adapter:
+        """Read a content; SourceError if it is gone or damaged."""
+        if digest in self._memory:
+            return self._memory[digest]
+        if not self.has(digest):
+            raise SourceError(f"its content {digest} is gone")
+        adapter = read_adapter(self._path(digest))
+        if adapter.digest != digest:
+            raise SourceError(f"{self._path(digest)} is damaged: its content is {adapter.digest}")
+        return adapter
+
+    def prune(self, used: Collection[str]) -> None:
+        """Forget the contents that are not among those in use."""
+        for digest in self._memory.keys() - used:
+            del self._memory[digest]
+        if self._folder is not None and self._folder.is_dir():
+            names = {self._path(digest).name for digest in used}
+            for entry in self._folder.iterdir():
+                if entry.name not in names:
+                    shutil.rmtree(entry, ignore_errors=True)
+
+    def _path(self, digest: str) -> Path:
+        assert self._folder is not None, "contents are in memory"
+        return self._folder / digest.removeprefix("sha256:")
+
+
 class SourceRegistry:
     """Reads adapters, holds each content once, and says which folders HTTP clients may name.
 
     `source_dirs` are the only folders from which sources may be registered over HTTP.
-    `base_tensor` looks up the base's own tensors, for adapters that hold copies of them.
+    `base_tensor` looks up the base's own tensors, for adapters that hold copies of them. `forget`
+    is told the digest of each content that leaves the memory.
     """
 
     def __init__(
@@ -48,7 +122,12 @@ class SourceRegistry:
         *,
         allow_base_mismatch: bool = False,
         base_tensor: BaseTensor | None = None,
+        contents: Contents | None = None,
+        forget: Callable[[str], None] = lambda digest: None,
     ) -> None:
+        self.contents = contents or Contents(None)
+        self._forget = forget
+        self._current: frozenset[str] = frozenset()
         self._base = base
         self._source_dirs = tuple(Path(os.path.realpath(folder)) for folder in source_dirs)
         self._allow_base_mismatch = allow_base_mismatch
@@ -63,37 +142,48 @@ class SourceRegistry:
         why the adapter is not fit.
         """
         adapter = read_adapter(path)
+        warnings = self._check(adapter)
+        for warning in warnings:
+            logger.warning("%s: %s", path, warning)
+        with self._lock:
+            return self._share(adapter), warnings
+
+    def content(self, digest: str) -> Adapter:
+        """The adapter with this digest, from memory or else from the copy that was kept.
+
+        Raises SourceError if it is gone, or does not fit the base.
+        """
+        with self._lock:
+            if digest in self._adapters:
+                self._adapters.move_to_end(digest)
+                return self._adapters[digest]
+        adapter = self.contents.read(digest)
+        self._check(adapter)
+        with self._lock:
+            adapter = self._share(adapter)
+            self._evict()
+        return adapter
+
+    def has(self, digest: str) -> bool:
+        """Whether a content is in memory or kept."""
+        return digest in self._adapters or self.contents.has(digest)
+
+    def release(self, current: Iterable[Adapter]) -> None:
+        """Forget all contents but the current ones and the few that were used last."""
+        by_digest = {adapter.digest: adapter for adapter in current}
+        with self._lock:
+            self._current = frozenset(by_digest)
+            self._adapters.update(by_digest)
+            self._evict()
+
+    def _check(self, adapter: Adapter) -> tuple[str, ...]:
         warnings = check_adapter(
             adapter,
             self._base,
             allow_base_mismatch=self._allow_base_mismatch,
             base_tensor=self._base_tensor,
         )
-        for warning in warnings:
-            logger.warning("%s: %s", path, warning)
-        return self._share(adapter), tuple(warnings)
-
-    def content(self, digest: str, path: Path | None) -> Adapter | None:
-        """The adapter with this digest, from memory or else from `path`; None if it is gone."""
-        with self._lock:
-            if digest in self._adapters:
-                self._adapters.move_to_end(digest)
-                return self._adapters[digest]
-        if path is None:
-            return None
-        try:
-            adapter, _ = self.read(path)
-        except SourceError as error:
-            logger.info("content %s is no longer in %s: %s", digest, path, error)
-            return None
-        return adapter if adapter.digest == digest else None
-
-    def release(self, current: Collection[str]) -> None:
-        """Forget all contents but the current ones and the few that were used last."""
-        with self._lock:
-            retired = [digest for digest in self._adapters if digest not in current]
-            for digest in retired[: max(0, len(retired) - NUM_RETIRED)]:
-                del self._adapters[digest]
+        return tuple(warnings)
 
     def allowed_path(self, text: str) -> Path:
         """The folder that a client names, symlinks followed; an error if it is not allowed.
@@ -109,13 +199,17 @@ class SourceRegistry:
         inside = [path for path in self._candidates(text) if self._is_inside(path)]
         if not inside:
             raise _not_allowed(text)
-        path = next((path for path in inside if path.is_dir()), inside[0])
-        if not all(self._is_inside(entry) for entry in _entries(path)):
+        path = next((path for path in inside if os.path.isdir(path)), inside[0])
+        try:
+            entries = list(_entries(path))
+        except OSError as error:
+            raise _not_allowed(text) from error
+        if not all(self._is_inside(entry) for entry in entries):
             raise _not_allowed(text)
         return path
 
     def _candidates(self, text: str) -> Iterator[Path]:
-        if not text or "\0" in text:
+        if not text or "\0" in text or text.encode(errors="replace").decode() != text:
             return
         for folder in self._source_dirs:
             # An absolute path replaces the folder, as pathlib's "/" does.
@@ -125,15 +219,40 @@ class SourceRegistry:
         return any(path.is_relative_to(folder) for folder in self._source_dirs)
 
     def _share(self, adapter: Adapter) -> Adapter:
-        with self._lock:
-            shared = self._adapters.setdefault(adapter.digest, adapter)
-            self._adapters.move_to_end(adapter.digest)
-        return shared
+        """The adapter on the factors that are in memory already. Called with the lock."""
+        shared = self._adapters.get(adapter.digest, adapter)
+        if recorded_base(shared) == recorded_base(adapter):
+            adapter = shared
+        else:  # the same tensors, whose folder says something else of their base
+            adapter = replace(adapter, factors=shared.factors)
+        self._adapters[adapter.digest] = adapter
+        self._adapters.move_to_end(adapter.digest)
+        return adapter
+
+    def _evict(self) -> None:
+        """Forget the contents that were used longest ago. Called with the lock."""
+        retired = [digest for digest in self._adapters if digest not in self._current]
+        for digest in retired[: max(0, len(retired) - NUM_RETIRED)]:
+            del self._adapters[digest]
+            self._forget(digest)
+
+
+def recorded_base(adapter: Adapter) -> tuple[str | None, str | None]:
+    """What an adapter's files say of its base: the digest of its content does not cover it."""
+    return adapter.base_name, adapter.base_digest
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file to the disk. Not a link: the source may be written again in place."""
+    with source.open("rb") as content, target.open("wb") as copy:
+        shutil.copyfileobj(content, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
 
 
 def _entries(folder: Path) -> Iterator[Path]:
     """What the files of a folder really are: a link may lead out of it."""
-    if folder.is_dir():
+    if os.path.isdir(folder):
         yield from (Path(os.path.realpath(entry)) for entry in folder.iterdir())
 
 

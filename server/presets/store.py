@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, RowMapping, Select, select
+from sqlalchemy import Connection, RowMapping, Select, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.presets import tables
-from server.presets.database import StoreError, open_database
+from server.presets.database import StoreError, driver_text, open_database
 from server.presets.document import PresetDocument
 from server.presets.record import PresetRecord, StoredRevision
 from server.presets.store_writer import StoreWriter
-
-BASE_DIGEST = "base_digest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,16 @@ class PresetStore:
     """Presets, revisions and sources in the database at `url`, which is migrated on opening."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
         self._engine = open_database(url)
+
+    @property
+    def contents_folder(self) -> Path | None:
+        """The folder for sources' contents, beside the database; None if that is in memory."""
+        database = self._engine.url.database
+        if not database or database == ":memory:":
+            return None
+        path = Path(database).absolute()
+        return path.parent / "contents" / path.name  # other databases may be in the same folder
 
     def close(self) -> None:
         """Close every connection."""
@@ -56,7 +62,9 @@ class PresetStore:
             with self._engine.execution_options(immediate=True).begin() as connection:
                 yield StoreWriter(connection)
         except SQLAlchemyError as error:
-            raise StoreError(f"the edit could not be saved, nothing changed: {error}") from error
+            raise StoreError(
+                f"the edit could not be saved, nothing changed: {driver_text(error)}"
+            ) from error
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -64,7 +72,7 @@ class PresetStore:
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise StoreError(f"the database could not be read: {error}") from error
+            raise StoreError(f"the database could not be read: {driver_text(error)}") from error
 
     def heads(self) -> list[StoredRevision]:
         """The newest revision of every preset, by name."""
@@ -106,18 +114,14 @@ class PresetStore:
             rows = connection.execute(select(tables.sources).order_by(tables.sources.c.name)).all()
         return [StoredSource(row[0], Path(row[1]), *row[2:]) for row in rows]
 
-    def content_path(self, digest: str) -> Path | None:
-        """The folder where a content was last read."""
-        query = select(tables.contents.c.path).where(tables.contents.c.digest == digest)
+    def used_contents(self) -> frozenset[str]:
+        """Digests of the contents that a kept revision or a source names."""
+        query = text(
+            "SELECT value FROM revisions, json_each(revisions.sources) "
+            "UNION SELECT digest FROM sources"
+        )
         with self._reading() as connection:
-            path = connection.execute(query).scalar()
-        return None if path is None else Path(path)
-
-    def base_digest(self) -> str | None:
-        """Digest of the base that the presets were last planned on."""
-        query = select(tables.settings.c.value).where(tables.settings.c.key == BASE_DIGEST)
-        with self._reading() as connection:
-            return connection.execute(query).scalar()
+            return frozenset(connection.execute(query).scalars())
 
 
 def _revisions() -> Select[*tuple[object, ...]]:
@@ -131,7 +135,7 @@ def _stored_revision(row: RowMapping) -> StoredRevision:
         document=PresetDocument.model_validate_json(row["document"]),
         revision=row["revision"],
         digest=row["digest"],
-        state=row["state"],
+        state="ready",
         path=row["path"],
         author=row["author"],
         message=row["message"],

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Table, delete, insert, update
+from sqlalchemy import Connection, delete, insert, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from server.errors import ConflictError
@@ -50,35 +50,17 @@ class StoreWriter:
         self._move(name, head, deleted=False, values={"deleted": True, "updated_at": at})
         self._connection.execute(delete(tables.revisions).where(tables.revisions.c.preset == name))
 
-    def update_revision(self, name: str, revision: int, **values: str) -> bool:
-        """Change what the server says of a revision: its state, digest or path.
-
-        False if there is no such revision.
-        """
-        table = tables.revisions
-        is_it = (table.c.preset == name) & (table.c.revision == revision)
-        return self._connection.execute(update(table).where(is_it).values(**values)).rowcount == 1
-
-    def finish_building(self) -> None:
-        """Mark every revision as built: those that a crash cut off are planned again on loading."""
-        table = tables.revisions
-        self._connection.execute(
-            update(table).where(table.c.state == "building").values(state="ready")
-        )
-
     def put_source(self, name: str, path: Path, digest: str, *, at: datetime) -> None:
         """Register a source or give its name new content."""
         values = {"path": str(path), "digest": digest, "updated_at": at}
-        self._upsert(tables.sources, {"name": name}, values, {"created_at": at})
-        self._upsert(tables.contents, {"digest": digest}, {"path": str(path)})
+        statement = upsert(tables.sources).values(name=name, created_at=at, **values)
+        self._connection.execute(
+            statement.on_conflict_do_update(index_elements=["name"], set_=values)
+        )
 
     def delete_source(self, name: str) -> None:
-        """Forget a source's name. Where its content was read stays known for old revisions."""
+        """Forget a source's name."""
         self._connection.execute(delete(tables.sources).where(tables.sources.c.name == name))
-
-    def set_base_digest(self, digest: str) -> None:
-        """Remember the base that the presets are planned on."""
-        self._upsert(tables.settings, {"key": "base_digest"}, {"value": digest})
 
     def _move(self, name: str, head: int, *, deleted: bool, values: Mapping[str, object]) -> None:
         """Compare and swap a preset's row: it must still have this head."""
@@ -104,21 +86,9 @@ class StoreWriter:
                 sources=dict(stored.sources),
                 digest=record.digest,
                 path=record.path,
-                state=record.state,
+                state="ready",
                 author=record.author,
                 message=record.message,
                 created_at=record.created_at,
             )
-        )
-
-    def _upsert(
-        self,
-        table: Table,
-        key: Mapping[str, object],
-        values: Mapping[str, object],
-        first: Mapping[str, object] | None = None,
-    ) -> None:
-        statement = upsert(table).values(**key, **values, **(first or {}))
-        self._connection.execute(
-            statement.on_conflict_do_update(index_elements=list(key), set_=dict(values))
         )

@@ -35,14 +35,6 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 metadata = MetaData()
 
-settings = Table(
-    "settings",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("value", Text, nullable=False),
-)
-"""Facts about the database as a whole: the digest of the base that it was made for."""
-
 presets = Table(
     "presets",
     metadata,
@@ -71,7 +63,10 @@ revisions = Table(
     Column("message", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )
-"""The kept revisions. `sources` maps the names in the document to digests of their content."""
+"""The kept revisions. `sources` maps the names in the document to digests of their content.
+
+`state` is always "ready": what is building is known in memory only, and what is stored was planned.
+"""
 
 sources = Table(
     "sources",
@@ -82,11 +77,3 @@ sources = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
 )
-
-contents = Table(
-    "contents",
-    metadata,
-    Column("digest", String(80), primary_key=True),
-    Column("path", Text, nullable=False),
-)
-"""Where each content was last read, so that old revisions can read it again."""

@@ -165,6 +165,12 @@ def test_tensors_that_are_not_understood_are_named(tmp_path: Path) -> None:
     assert reason.endswith("and 2 more")
 
 
+def test_endless_names_are_refused(tmp_path: Path) -> None:
+    """A tensor's name is bounded, and one that is longer is not repeated in the reason."""
+    found = reasons(write_adapter(tmp_path, {**factors(Q0), **factors("q" * 1000)}))
+    assert found == ("it has tensor names of more than 160 characters",)
+
+
 def test_the_name_of_an_adapter_inside_keys_is_not_understood(tmp_path: Path) -> None:
     """A raw state dict, with `default` in its keys, is not what PEFT saves."""
     tensors = {k.replace(".weight", ".default.weight"): v for k, v in factors(Q0).items()}
@@ -303,6 +309,19 @@ def test_unknown_modules_are_refused(tmp_path: Path) -> None:
     read = read_adapter(write_adapter(tmp_path, factors("model.layers.9.mlp.up_proj", Q0)))
     with pytest.raises(SourceError, match=r"no linear layer named model\.layers\.9\.mlp\.up_proj$"):
         check_adapter(read, BASE)
+
+
+def test_modules_that_are_missing_are_refused(tmp_path: Path) -> None:
+    """An adapter that targets a kind of module in all layers must have factors for all of them."""
+    targets = ["q_proj", "lm_head", "proj"]
+    whole = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(4)]
+    fits = write_adapter(tmp_path / "a", factors(*whole, "lm_head"), target_modules=targets)
+    assert check_adapter(read_adapter(fits), BASE) == []
+    partial = write_adapter(tmp_path / "b", factors(*whole[:3]), target_modules=targets)
+    with pytest.raises(SourceError, match=r"targets model\.layers\.3\.self_attn\.q_proj, lm_head,"):
+        check_adapter(read_adapter(partial), BASE)
+    some = write_adapter(tmp_path / "c", factors(Q0), target_modules=targets, layers_to_transform=0)
+    assert check_adapter(read_adapter(some), BASE) == []
 
 
 def test_wrong_shapes_are_refused_with_both_shapes(tmp_path: Path) -> None:

@@ -158,12 +158,38 @@ def test_wrong_values_are_refused_by_field(field: str, value: object) -> None:
         ("rank_pattern", {"q_proj": -1}, "rank_pattern['q_proj'] must be a positive integer"),
         ("alpha_pattern", {"q_proj": "x"}, "alpha_pattern['q_proj'] must be a finite number"),
         ("rank_pattern", {"q_proj(": 4}, "rank_pattern['q_proj('] is not a pattern"),
+        ("rank_pattern", {"(?i)q_proj": 4}, "rank_pattern['(?i)q_proj'] is not a pattern"),
+        ("rank_pattern", {"a{99999999999}": 4}, "rank_pattern['a{99999999999}'] is not a pattern"),
+        ("alpha_pattern", {"(a+)+": 4}, "alpha_pattern['(a+)+'] repeats a group"),
+        ("alpha_pattern", {"(a|a){9}b": 4}, "alpha_pattern['(a|a){9}b'] repeats a group"),
+        ("rank_pattern", {".*.*.*.*x": 4}, "rank_pattern['.*.*.*.*x'] repeats a group, or has"),
+        ("rank_pattern", {"q" * 201: 4}, f"rank_pattern['{'q' * 201}'] is longer than 200"),
     ],
 )
 def test_wrong_patterns_are_refused(field: str, patterns: object, words: str) -> None:
     """A pattern that cannot be compiled, or has no usable value, is named."""
     (reason,) = config(**{field: patterns}).refusals.values()
     assert reason.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "targets"),
+    [
+        ({"target_modules": ["q_proj", "v_proj"]}, ("q_proj", "v_proj")),
+        ({"target_modules": ["q_proj"], "layers_to_transform": None}, ("q_proj",)),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [1]}, ()),
+        ({"target_modules": ["q_proj"], "layers_to_transform": 0}, ()),
+        ({"target_modules": ["q_proj"], "layers_pattern": "layers"}, ()),
+        ({"target_modules": ["q_proj"], "exclude_modules": ["k_proj"]}, ()),
+        ({"target_modules": ".*_proj"}, ()),
+        ({}, ()),
+    ],
+)
+def test_targets_are_those_of_every_layer(
+    fields: dict[str, object], targets: tuple[str, ...]
+) -> None:
+    """A list of targets holds for every layer, unless another field leaves some of them out."""
+    assert config(**fields).targets == targets
 
 
 def test_every_reason_is_collected() -> None:
@@ -191,6 +217,23 @@ def test_a_broken_file_is_refused(tmp_path: Path, text: str, words: str) -> None
     (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(SourceError, match=words):
         read_config(tmp_path)
+
+
+def test_a_value_of_any_depth_is_refused(tmp_path: Path) -> None:
+    """A value nested almost as deep as JSON is read, or deeper, is refused by no other error."""
+    for depth in range(800, 1100, 5):
+        text = f'{{"peft_type": "LORA", "r": {"[" * depth}{"]" * depth}, "lora_alpha": 1}}'
+        (tmp_path / "adapter_config.json").write_text(text)
+        try:
+            assert "r" in read_config(tmp_path).refusals
+        except SourceError as error:
+            assert "is not JSON" in str(error)
+
+
+def test_a_base_name_that_is_no_unicode_is_repaired(tmp_path: Path) -> None:
+    """Halves of surrogate pairs do not get as far as an answer."""
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "\\ud800x"}')
+    assert read_config(tmp_path).base_name == "?x"
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

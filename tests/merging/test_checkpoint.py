@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from merging.checkpoint import (
     DTYPES,
     checkpoint_digest,
+    no_weights,
     read_header,
     read_tensor,
     read_tensors,
@@ -194,7 +196,19 @@ def entry(dtype: object = "F32", shape: object = (1,), offsets: object = (0, 4))
         ({"x": entry(offsets=[0])}, "by its header"),
         ({"x": entry(dtype="I3")}, "unknown dtype, I3"),
         ({"x": entry(shape=[2])}, r"needs 8 bytes at \d+, and the header says 4"),
-        ({"x": entry(shape=[-1, -1])}, "needs 4 bytes"),
+        ({"x": entry(shape=[-1, -1])}, "by its header"),
+        ({"x": entry(shape=[True])}, "by its header"),
+        ({"x": entry(shape=[1.0])}, "by its header"),
+        ({"x": entry(shape=[math.inf])}, "by its header"),
+        ({"x": entry(shape=[2**70, 0])}, "by its header"),
+        ({"x": entry(shape=[2**50, 2**50, 0], offsets=[0, 0])}, "too large"),
+        ({"x": entry(shape=[1] * 100)}, "too large"),
+        ({"x": entry(shape=[10**4000] * 3)}, "by its header"),
+        ({"x": entry(offsets=[0, math.inf])}, "by its header"),
+        (b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 1e999]}}', "by its header"),
+        ({"x": entry(offsets=[0, 10**4000])}, "by its header"),
+        ({"\ud800": entry()}, "by its header"),
+        ({"__metadata__": {"base_digest": "\ud800"}, "x": entry()}, "by its header"),
         ({"x": entry(offsets=[4, 8])}, "needs 4 bytes at"),
         ({"x": entry(), "y": entry()}, "tensor y"),
         ({}, "truncated or damaged"),
@@ -224,6 +238,12 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     """A path that is not a folder is said so."""
     with pytest.raises(SourceError, match="is not a folder"):
         checkpoint_digest(tmp_path / "nothing")
+
+
+def test_a_folder_that_cannot_be_listed_is_a_reason(tmp_path: Path) -> None:
+    """What the system refuses while it looks for weights is the reason, by no other error."""
+    for name in ("nothing", "a" * 300):
+        assert "cannot be read" in no_weights(tmp_path / name)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

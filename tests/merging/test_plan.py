@@ -114,6 +114,14 @@ def test_two_names_of_one_content_are_added() -> None:
     assert made.warnings == ("again and math have the same content: their coefficients are added",)
 
 
+def test_a_sum_beyond_float32_is_refused() -> None:
+    """Finite weights whose sum is no finite float32 are refused, and their sources are named."""
+    adapters = {**ADAPTERS, "again": ADAPTERS["math"]}
+    recipe = Recipe(method="task_arithmetic", sources=weights(math=3e38, again=3e38))
+    with pytest.raises(PlanError, match="math and again have the same content, and the sum"):
+        plan(recipe, adapters, BASE)
+
+
 def test_content_that_cancels_is_left_out() -> None:
     """The same adapter at 1 and -1 is nothing."""
     recipe = Recipe(method="task_arithmetic", sources=weights(math=1, again=-1))
@@ -129,6 +137,31 @@ def test_unknown_sources_are_named_with_those_that_are_known() -> None:
     """A name that is not registered is a reason that lists the registered ones."""
     (reason,) = reasons(weights(maths=1))
     assert reason == "sources.maths: is not a registered source; registered are: code, head, math"
+
+
+def test_sources_that_cannot_be_used_say_why() -> None:
+    """A source that is registered without an adapter is a reason with its own, and is known."""
+    recipe = Recipe(method="task_arithmetic", sources=weights(broken=1, maths=1))
+    with pytest.raises(PlanError) as error:
+        plan(recipe, {"math": ADAPTERS["math"]}, BASE, {"broken": "its folder is gone"})
+    assert error.value.reasons == (
+        "sources.broken: cannot be used: its folder is gone",
+        "sources.maths: is not a registered source; registered are: broken, math",
+    )
+
+
+def test_weights_are_kept_beside_coefficients() -> None:
+    """A plan has the mean of each source's own weights, whatever the method makes of them."""
+    made = make(weights(math=[0.0, 1.0], code=3), parameters={"lambda": -2})
+    assert made.weights == {"math": 0.5, "code": 3.0}
+    assert made.members == {"math": -1.0, "code": -6.0}
+    assert make(weights(base=3, math=1), "linear").weights == {"base": 3.0, "math": 1.0}
+
+
+def test_a_plan_knows_how_long_it_took() -> None:
+    """The seconds of planning are told, and those of the base are none."""
+    assert 0 < make(weights(math=1)).explain().build_seconds < 10
+    assert base_plan(BASE).explain().build_seconds == 0
 
 
 def test_layer_stacking_is_refused() -> None:

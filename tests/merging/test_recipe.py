@@ -35,7 +35,7 @@ def reasons(document: object) -> tuple[str, ...]:
 
 
 def test_a_full_document_is_taken() -> None:
-    """Every field of the contract's document that concerns the merge is accepted."""
+    """Every field of a preset's document that concerns the merge is accepted."""
     full = recipe(
         base_model="base",
         parameters={"lambda": [1.0, 0.5], "normalize": False},

@@ -42,7 +42,7 @@ def refusal(data: object, **options: str) -> InvalidRequestError:
 
 
 def test_defaults():
-    """A document of a name and sources gets the contract's value for every other field."""
+    """A document of a name and sources gets the default of every other field."""
     assert parse_document({"name": "tutor", "sources": {"math": {"weight": 0.6}}}).to_json() == {
         "name": "tutor",
         "description": "",
@@ -63,7 +63,7 @@ def test_defaults():
 
 
 def test_a_document_comes_back_as_it_was_sent():
-    """Every field of the contract is taken, and given back with its value."""
+    """Every field is taken, and given back with its value."""
     assert parse_document(WHOLE).to_json() == WHOLE
 
 

@@ -75,7 +75,7 @@ def test_every_well_formed_model_string_is_understood(name, revision, mode):
 
 @given(st.text(max_size=70))
 def test_names_are_checked_by_the_pattern(name):
-    """A name is accepted exactly if it matches the pattern of the contract."""
+    """A name is accepted exactly if it matches the pattern of names."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name, re.ASCII):
         check_name(name, kind="preset")
     else:

@@ -1,4 +1,4 @@
-"""Presets, their revisions, sources and their contents."""
+"""Presets, their revisions, and sources."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,11 +11,6 @@ depends_on = None
 
 def upgrade() -> None:
     """Create the tables."""
-    op.create_table(
-        "settings",
-        sa.Column("key", sa.String(64), primary_key=True),
-        sa.Column("value", sa.Text, nullable=False),
-    )
     op.create_table(
         "presets",
         sa.Column("name", sa.String(64), primary_key=True),
@@ -45,14 +40,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime, nullable=False),
         sa.Column("updated_at", sa.DateTime, nullable=False),
     )
-    op.create_table(
-        "contents",
-        sa.Column("digest", sa.String(80), primary_key=True),
-        sa.Column("path", sa.Text, nullable=False),
-    )
 
 
 def downgrade() -> None:
     """Drop the tables."""
-    for table in ("contents", "sources", "revisions", "presets", "settings"):
+    for table in ("sources", "revisions", "presets"):
         op.drop_table(table)
