@@ -50,6 +50,8 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
     """Load the model, then the sources and presets."""
     model = ensure_demo_model() if settings.demo else settings.model
     assert model is not None, "a model or --demo is asked for before anything is loaded"
+    if settings.variant_memory is not None:
+        logger.warning("--variant-memory has no effect: this release serves blends only")
     loaded = load_engine(model, _engine_options(settings), progress=progress, observer=metrics)
     store = PresetStore(settings.database_for(loaded.base.name))
     catalog = Catalog(

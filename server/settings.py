@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait for a row")
     variant_memory: float | None = Field(
-        None, gt=0, description="GiB for merged weights beside the base; blends need none"
+        None, gt=0, description="GiB for merged weights; none are built in this release"
     )
     kv_memory: float | None = Field(
         None, gt=0, description="GiB for the KV cache; default: a quarter of what is free"

@@ -46,8 +46,8 @@ def patched(record: PresetRecord, patch: object) -> PresetDocument:
     for field in SERVER_FIELDS & patch.keys():
         if patch[field] != current.get(field):
             raise InvalidRequestError(
-                f"{field} belongs to the server and is {current.get(field)!r}: leave it out; If-Match "
-                "compares revisions, and rollback returns to one",
+                f"{field} belongs to the server and is {current.get(field)!r}: leave it out; "
+                "If-Match compares revisions, and rollback returns to one",
                 param=field,
             )
     edits: dict[str, JsonValue] = {k: v for k, v in patch.items() if k not in SERVER_FIELDS}

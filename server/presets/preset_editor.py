@@ -183,7 +183,7 @@ def check_contents(kept: StoredRevision, preset: Preset) -> None:
     if not is_current(kept.record.document, preset):
         return
     present = preset.head.sources
-    changed = [name for name, digest in sorted(kept.sources.items()) if present[name] != digest]
+    changed = [name for name, digest in sorted(kept.sources.items()) if present.get(name) != digest]
     if changed:
         raise ConflictError(
             f"{preset.record.label} has the document of {kept.record.label} already, and source "

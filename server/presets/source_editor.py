@@ -146,7 +146,7 @@ class SourceEditor:
         """Forget the contents that nothing names any more."""
         try:
             self._registry.contents.prune(self._store.used_contents())
-        except (StoreError, OSError) as error:  # the edit is made, and the next one tries again
+        except StoreError as error:  # the edit is made, and the next one tries again
             logger.warning("unused contents could not be deleted: %s", error)
 
     def _publish(self, source: Source, followers: Sequence[tuple[Preset, Preset]]) -> None:

@@ -96,11 +96,15 @@ class Contents:
         """Forget the contents that are not among those in use."""
         for digest in self._memory.keys() - used:
             del self._memory[digest]
-        if self._folder is not None and self._folder.is_dir():
-            names = {self._path(digest).name for digest in used}
-            for entry in self._folder.iterdir():
-                if entry.name not in names:
-                    shutil.rmtree(entry, ignore_errors=True)
+        if self._folder is None:
+            return
+        names = {self._path(digest).name for digest in used}
+        try:
+            unused = [entry for entry in self._folder.iterdir() if entry.name not in names]
+        except OSError:  # nothing was ever kept, or the next edit tries again
+            return
+        for entry in unused:
+            shutil.rmtree(entry, ignore_errors=True)
 
     def _path(self, digest: str) -> Path:
         assert self._folder is not None, "contents are in memory"
@@ -146,7 +150,10 @@ class SourceRegistry:
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
         with self._lock:
-            return self._share(adapter), warnings
+            adapter = self._share(adapter)
+            if self._current:  # while the server starts nothing is current yet
+                self._evict()
+        return adapter, warnings
 
     def content(self, digest: str) -> Adapter:
         """The adapter with this digest, from memory or else from the copy that was kept.

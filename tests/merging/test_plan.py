@@ -55,7 +55,7 @@ def test_a_plan_of_adapters_is_a_blend() -> None:
 
 
 def test_density_is_accepted_without_effect_and_said() -> None:
-    """Task arithmetic keeps deltas whole: a density changes no coefficient, and the plan warns of it."""
+    """Task arithmetic keeps deltas whole: a density changes nothing, and the plan warns of it."""
     plain = make(weights(math=0.6))
     dense = make({"math": {"weight": 0.6, "density": [{"filter": "mlp", "value": 0.3}]}})
     assert torch.equal(plain.blend.coefficients, dense.blend.coefficients)

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-from sqlalchemy import text
 
 from server.errors import UnavailableError
 from server.presets.catalog import Edit
@@ -143,6 +142,21 @@ def test_a_restart_finishes_what_was_building(catalog, held, world):
     assert {record.state for record in reopened.revisions("tutor")} == {"ready"}
 
 
+def test_who_waits_is_answered_when_it_serves(catalog, held):
+    """An edit to what is still building waits for it, unless it asks for an answer at once."""
+    catalog.patch("tutor", weight(2), edit=SOON)
+    assert catalog.patch("tutor", weight(2), edit=SOON).record.state == "building"
+    for result in (
+        catalog.patch("tutor", weight(2), edit=Edit()),
+        catalog.rollback("tutor", 2, edit=Edit()),
+    ):
+        assert (result.changed, result.record.label) == (False, "tutor@2")
+        assert result.record.state == "ready"
+    assert catalog.resolve("tutor").label == "tutor@2"
+    held.finish()
+    assert catalog.resolve("tutor").label == "tutor@2"
+
+
 def test_the_thread_does_the_rest(catalog):
     """Without anybody's help the background thread publishes soon; closing waits for it."""
     catalog.create(preset(), edit=SOON)
@@ -153,18 +167,12 @@ def test_the_thread_does_the_rest(catalog):
     assert catalog.preset("tutor").state == "ready"
 
 
-def test_what_is_committed_serves_even_if_its_state_cannot_be_saved(catalog, held, world):
-    """The revision is on disk: that its state cannot be updated does not keep it from serving."""
+def test_what_is_building_is_ready_after_a_restart(catalog, held, world):
+    """A revision that was cut off while it was building serves after a restart."""
     catalog.patch("tutor", weight(2), edit=SOON)
-    with world.store._engine.begin() as connection:
-        connection.execute(
-            text(
-                "CREATE TRIGGER full BEFORE UPDATE ON revisions BEGIN "
-                "SELECT RAISE(ABORT, 'disk is full'); END"
-            )
-        )
-    held.finish()
-    assert catalog.resolve("tutor").label == "tutor@2"
+    again = world.open()
+    assert again.preset("tutor").state == "ready"
+    assert again.resolve("tutor").label == "tutor@2"
 
 
 def test_a_failure_does_not_end_the_thread(catalog, monkeypatch, caplog):

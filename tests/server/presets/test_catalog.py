@@ -58,6 +58,7 @@ class Edits(RuleBasedStateMachine):
         self.catalog.register_source("math", "math")
         self.lives = {"one": Life(), "two": Life()}
         self.digests: dict[str, str] = {}  # by label, for ever
+        self.seeds: dict[str, int] = {}  # of each label's content
 
     def teardown(self) -> None:
         self.world.close()
@@ -100,12 +101,22 @@ class Edits(RuleBasedStateMachine):
     def rollback(self, name: str, data: st.DataObject) -> None:
         life = self.lives[name]
         revision = data.draw(st.integers(1, life.last + 1))
-        if revision in life.revisions:
+        is_kept = revision in life.revisions
+        if is_kept and self.differs_by_content(name, revision):
+            with pytest.raises(ConflictError):
+                self.catalog.rollback(name, revision, edit=Edit())
+        elif is_kept:
             self.catalog.rollback(name, revision, edit=Edit())
             life.put(life.revisions[revision])
         else:
             with pytest.raises(NotFoundError):
                 self.catalog.rollback(name, revision, edit=Edit())
+
+    def differs_by_content(self, name: str, revision: int) -> bool:
+        """Whether a revision has the newest one's document, and other content of its source."""
+        life = self.lives[name]
+        is_same = life.revisions[revision] == life.current
+        return is_same and self.seeds[f"{name}@{revision}"] != self.seed
 
     @rule(name=names)
     def delete(self, name: str) -> None:
@@ -157,6 +168,7 @@ class Edits(RuleBasedStateMachine):
                 assert record.document == document(name, life.revisions[record.revision])
                 digest = self.digests.setdefault(record.label, record.digest)
                 assert record.digest == digest
+                self.seeds.setdefault(record.label, self.seed)
                 assert self.catalog.resolve(record.label).digest == digest
 
 

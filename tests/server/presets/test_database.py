@@ -46,7 +46,7 @@ def test_a_writer_holds_its_lock_from_the_start(tmp_path):
         thread.start()
         with engine.connect() as reader:
             assert reader.execute(text("SELECT count(*) FROM presets")).scalar() == 0
-        connection.execute(text("INSERT INTO settings VALUES ('a', 'b')"))
+        connection.execute(text("INSERT INTO presets VALUES ('a', 1, 1, 0, '')"))
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_in_memory_threads_take_turns():
     """A database in memory is one connection, lent to one thread at a time."""
     engine = open_database("sqlite://")
-    statement = text("INSERT INTO settings VALUES (:key, 'x')")
+    statement = text("INSERT INTO presets VALUES (:key, 1, 1, 0, '')")
 
     def write(key: str) -> None:
         for number in range(20):
@@ -99,5 +99,5 @@ def test_in_memory_threads_take_turns():
     for thread in threads:
         thread.join()
     with engine.connect() as connection:
-        assert connection.execute(text("SELECT count(*) FROM settings")).scalar() == 80
+        assert connection.execute(text("SELECT count(*) FROM presets")).scalar() == 80
     engine.dispose()

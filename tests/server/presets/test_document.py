@@ -84,6 +84,10 @@ def test_every_mistake_is_listed():
     error = refusal({"name": "tutor", "mode": "both", "seed": "x", "wieght": 1})
     assert error.param == "mode"
     assert {"mode", "seed", "wieght"} <= {part.split(":")[0] for part in error.message.split("; ")}
+    error = refusal({"name": "tutor", "mode": "both", "sources": {"math": {"weight": [math.inf]}}})
+    first, second = error.message.split("; ")
+    assert first == "sources.math.weight[0]: must be finite, got inf"
+    assert second.startswith("mode: ")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,8 @@ def test_every_mistake_is_listed():
         ({"description": "\ud800"}, "description", "Unicode"),
         ({"labels": {"\udfff": "x"}}, "labels", "Unicode"),
         ({"slices": {"a": ["\ud800"]}}, "slices.a[0]", "Unicode"),
+        ({"\ud800": 1}, "fields", "Unicode"),
+        ({"defaults": {"\ud800": 1}}, "defaults", "Unicode"),
     ],
 )
 def test_mistakes_name_their_field(fields, param, words):

@@ -114,9 +114,9 @@ def test_a_patched_document_is_checked():
 
 def test_a_document_names_the_preset_that_it_replaces():
     """PUT does not rename."""
-    check_same_name("tutor", preset("tutor"))
+    check_same_name("tutor", "tutor")
     with pytest.raises(InvalidRequestError, match="cannot be renamed"):
-        check_same_name("tutor", preset("other"))
+        check_same_name("tutor", "other")
 
 
 def test_texts_are_made_storable():

@@ -86,7 +86,7 @@ def test_pools_divide_by_the_sum(catalog, rule):
     ("rule", "weights", "words"),
     [
         ("log_pool", (-1, 0.5), "positive sum"),
-        ("linear_pool", (1, -0.5), "no negative coefficient"),
+        ("linear_pool", (1, -0.5), "no negative weight"),
     ],
 )
 def test_pools_that_cannot_be(catalog, rule, weights, words):
@@ -95,6 +95,35 @@ def test_pools_that_cannot_be(catalog, rule, weights, words):
     twin = twin_of(catalog, sources=fields, ensemble={"rule": rule})
     assert twin["members"] == []
     assert words in twin["reason"]
+
+
+def test_pools_take_the_weights_themselves(catalog):
+    """A pool's shares are those of the weights, whatever lambda makes of the coefficients."""
+    fields = {"math": {"weight": 3}, "code": {"weight": 1}}
+    for value in (-2.0, 0.0, [0.0, 1.0]):
+        twin = twin_of(
+            catalog, sources=fields, ensemble={"rule": "log_pool"}, parameters={"lambda": value}
+        )
+        assert members(twin) == {"math": 0.75, "code": 0.25}
+
+
+def test_it_says_how_long_the_plan_took(catalog):
+    """explain gives the seconds that building took."""
+    assert 0 < catalog.validate(preset())[1]["build_seconds"] < 10
+
+
+def test_the_warnings_of_sources_are_repeated(catalog, world):
+    """What a source warns of is said of every preset that uses that content, by the source."""
+    config = world.sources / "math" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"tiny"', '"huge"'))
+    catalog.replace_source("math", "math", edit=Edit())
+    catalog.create(preset(sources={"math": {"weight": 1}, "code": {"weight": 1}}), edit=Edit())
+    (warning,) = catalog.explain("tutor")["warnings"]
+    assert warning.startswith("sources.math: it was trained on a base named 'huge'")
+    assert catalog.validate(preset("other"))[1]["warnings"] == [warning]
+    world.adapter("math", 99)
+    catalog.replace_source("math", "math", edit=Edit())
+    assert catalog.explain("tutor", 1)["warnings"] == []
 
 
 def test_the_twin_is_not_available_yet(catalog):

@@ -21,9 +21,9 @@ def sources(tmp_path: Path) -> dict[str, Source]:
     for seed, name in enumerate(("math", "code")):
         path = write_adapter(tmp_path / name, seed)
         adapter, _ = registry.read(path)
-        result[name] = Source(name, path, adapter.digest, adapter, NOON, NOON)
+        result[name] = Source(name, path, adapter.digest, adapter, None, NOON, NOON)
     result["broken"] = Source(
-        "broken", tmp_path / "broken", digest("f"), None, NOON, NOON, ("its folder is gone",)
+        "broken", tmp_path / "broken", digest("f"), None, None, NOON, NOON, ("its folder is gone",)
     )
     return result
 
@@ -47,7 +47,7 @@ def test_a_document_becomes_a_blend(planner, sources):
 
 def test_a_source_alone_has_weight_one(planner, sources):
     """A bare source is its adapter at weight 1, and digests like a preset that says the same."""
-    plan = planner.plan_source(sources["math"])
+    plan = planner.plan_source("math", sources["math"].adapter)
     same = planner.plan_document(preset(sources={"math": {"weight": 1}}), sources)
     assert torch.equal(plan.blend.coefficients, torch.ones(1, 4))
     assert plan.blend.digest == same.blend.digest
@@ -59,14 +59,29 @@ def test_unknown_and_broken_sources_are_all_named(planner, sources):
     with pytest.raises(UnprocessableError) as caught:
         planner.plan_document(document, sources)
     message = caught.value.message
-    for part in ("'nope'", "'never'", "its folder is gone", "broken, code, math"):
+    for part in ("sources.nope", "sources.never", "its folder is gone", "broken, code, math"):
         assert part in message
-    assert caught.value.status == 422
+    assert (caught.value.status, caught.value.param) == (422, "sources.nope")
+
+
+def test_every_kind_of_reason_is_listed(planner, sources):
+    """What the recipe, the sources and the plan refuse comes in one error."""
+    document = preset(sources={"nope": {"weight": 1}, "math": {"weight": 1e300}}, slices=[])
+    with pytest.raises(UnprocessableError) as caught:
+        planner.plan_document(document, sources)
+    for part in ("slices: ", "sources.nope: is not", "sources.math: its coefficient"):
+        assert part in caught.value.message
+    malformed = preset(sources={"nope": {"weight": "x"}, "broken": {"weight": 1}})
+    with pytest.raises(InvalidRequestError) as refused:
+        planner.plan_document(malformed, sources)
+    for part in ("sources.nope.weight: must", "sources.nope: is not", "sources.broken: cannot be"):
+        assert part in refused.value.message
+    assert refused.value.param == "sources.nope.weight"
 
 
 def test_without_sources_the_error_says_none(planner):
     """With nothing registered the list of those that exist is none."""
-    with pytest.raises(UnprocessableError, match="registered sources are: none"):
+    with pytest.raises(UnprocessableError, match="registered are: none"):
         planner.plan_document(preset(), {})
 
 
@@ -116,6 +131,15 @@ def test_plans_are_remembered(planner, sources):
     assert set(other.coefficients) == {"code"}
     swapped = {"math": sources["code"]}
     assert planner.plan_document(preset(), swapped).blend.digest != first.blend.digest
+
+
+def test_plans_of_a_content_are_forgotten(planner, sources):
+    """When a content leaves the memory, so do the plans that hold it, and no others."""
+    math = planner.plan_document(preset(), sources)
+    code = planner.plan_document(preset(sources={"code": {"weight": 1}}), sources)
+    planner.forget(sources["math"].digest)
+    assert planner.plan_document(preset(), sources) is not math
+    assert planner.plan_document(preset(sources={"code": {"weight": 1}}), sources) is code
 
 
 def test_the_memory_of_plans_is_bounded(planner, sources):

@@ -166,6 +166,21 @@ def test_a_rollback_is_a_new_revision(tutor):
     assert record.digest == tutor.preset("tutor", 1).digest
 
 
+def test_a_rollback_to_the_present_document(tutor, world):
+    """If nothing but a source's content differs, a rollback names it instead of doing nothing."""
+    world.adapter("math", 99)
+    tutor.replace_source("math", "math", edit=Edit())
+    assert tutor.preset("tutor").label == "tutor@2"
+    with pytest.raises(ConflictError, match="source math has other content than in tutor@1"):
+        tutor.rollback("tutor", 1, edit=Edit())
+    assert not tutor.rollback("tutor", 2, edit=Edit()).changed
+    world.adapter("math", 0)
+    tutor.replace_source("math", "math", edit=Edit())
+    result = tutor.rollback("tutor", 1, edit=Edit())
+    assert (result.changed, result.record.label) == (False, "tutor@3")
+    assert result.record.digest == tutor.preset("tutor", 1).digest
+
+
 def test_a_rollback_to_nothing(tutor):
     """A revision that is not there cannot be rolled back to."""
     for revision in (0, -1, 2, 10**30):
@@ -180,7 +195,7 @@ def test_a_rollback_to_nothing(tutor):
         (weight(float("inf")), InvalidRequestError, "finite"),
         (weight(1e300), UnprocessableError, "float32"),
         (weight("x"), InvalidRequestError, "sources.math.weight"),
-        ({"sources": {"nope": {"weight": 1}}}, UnprocessableError, "registered sources are: code"),
+        ({"sources": {"nope": {"weight": 1}}}, UnprocessableError, "registered are: code, math"),
         ({"sources": {"math": None}}, InvalidRequestError, "sources"),
         ({"sources": None}, InvalidRequestError, "sources"),
         ({"method": "ties"}, InvalidRequestError, "known are task_arithmetic, linear"),

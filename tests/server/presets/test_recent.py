@@ -34,7 +34,17 @@ def test_the_least_recently_used_is_forgotten():
     for key in ("a", "b", "a", "c", "a", "b"):
         recent.get(key, maker(key))
     assert maker.made == ["a", "b", "c", "b"]
-    assert len(recent) == 2
+
+
+def test_values_can_be_dropped():
+    """What is unwanted is made again, and the rest is remembered."""
+    recent, maker = Recent[str, str](4), Maker()
+    for key in ("a", "b"):
+        recent.get(key, maker(key))
+    recent.drop(lambda value: value == "A")
+    for key in ("a", "b"):
+        recent.get(key, maker(key))
+    assert maker.made == ["a", "b", "a"]
 
 
 def test_failures_are_not_remembered():
@@ -65,4 +75,6 @@ def test_many_threads():
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(recent) == 8
+    values: list[int] = []
+    recent.drop(lambda value: bool(values.append(value)))
+    assert len(values) == 8

@@ -1,5 +1,6 @@
 """Records and cards, as they are served."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def record(**fields) -> PresetRecord:
 def test_a_record_is_the_document_and_the_servers_fields():
     """The JSON of a record is the document, followed by exactly the fields of the server."""
     served = record().to_json()
-    assert set(served) == set(preset().to_json()) | SERVER_FIELDS
-    assert {key: served[key] for key in SERVER_FIELDS} == {
+    assert set(served) == set(preset().to_json()) | SERVER_FIELDS - {"reasons"}
+    assert {key: served[key] for key in SERVER_FIELDS - {"reasons"}} == {
         "revision": 7,
         "digest": digest("a"),
         "state": "ready",
@@ -47,6 +48,12 @@ def test_a_record_is_the_document_and_the_servers_fields():
         "created_at": "2026-05-04T12:00:00.000000Z",
         "updated_at": "2026-05-04T12:00:00.000000Z",
     }
+
+
+def test_a_failed_record_says_why():
+    """The JSON of a record that has failed has its reasons, too."""
+    served = replace(record(), state="failed", reasons=("gone",)).to_json()
+    assert (served["state"], served["reasons"]) == ("failed", ["gone"])
 
 
 def test_a_label_names_preset_and_revision():

@@ -229,13 +229,13 @@ def test_a_recipe_without_a_preset(tutor, model):
             "base",
             Overrides(recipe=recipe(sources={"nope": {"weight": 1}})),
             UnprocessableError,
-            "registered sources are: code, math",
+            "sources.nope: is not a registered source; registered are: code, math",
         ),
         (
             "base",
-            Overrides(recipe=recipe(sources={"math": {"weight": float("nan")}})),
+            Overrides(recipe=recipe(sources={"math": {"weight": float("nan")}, "nope": {}})),
             InvalidRequestError,
-            "finite",
+            "finite.*sources.nope.weight: is missing; sources.nope: is not a registered source",
         ),
     ],
 )

@@ -44,7 +44,7 @@ def test_what_cannot_be_built_is_said(catalog):
     broken = preset("broken", sources={"nope": {"weight": 1}})
     lines = catalog.seed_presets([broken, preset("math"), preset()], "presets.yaml")
     assert "'broken' of presets.yaml is not created" in lines[0]
-    assert "'nope'" in lines[0]
+    assert "sources.nope" in lines[0]
     assert "is already a source" in lines[1]
     assert lines[2] == "tutor@1 is created from presets.yaml"
 

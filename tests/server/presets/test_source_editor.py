@@ -1,6 +1,8 @@
 """Registering, replacing and deleting sources."""
 
+import gc
 import shutil
+import weakref
 
 import pytest
 from sqlalchemy import text
@@ -12,11 +14,13 @@ from server.errors import (
     NotFoundError,
     UnprocessableError,
 )
-from server.presets.catalog import Edit
+from server.presets.catalog import Catalog, Edit
 from server.presets.database import StoreError
+from server.presets.served import Overrides
 from server.presets.sources import NUM_RETIRED
+from server.presets.store import PresetStore
 from tests.server.presets.test_published import Listener
-from tests.server.presets.tiny import preset, tiny_base, write_adapter
+from tests.server.presets.tiny import OPEN_POLICY, preset, tiny_base, write_adapter
 
 
 def test_a_source_is_registered(world, catalog):
@@ -232,7 +236,7 @@ def test_a_deleted_source_leaves_old_revisions(world, catalog):
     catalog.delete_source("math")
     for opened in (catalog, world.open()):
         assert opened.resolve("tutor@1").digest == old
-        with pytest.raises(UnprocessableError, match="no source 'math'"):
+        with pytest.raises(UnprocessableError, match=r"sources\.math: is not a registered"):
             opened.rollback("tutor", 1, edit=Edit())
         with pytest.raises(NotFoundError):
             opened.source("math")
@@ -284,18 +288,97 @@ def test_the_same_content_heals(world, catalog):
 
 
 def test_memory_is_bounded(world, catalog):
-    """However often a source changes, only a few of its old contents stay in memory."""
+    """However many old contents are called, only a few of them stay in memory."""
     catalog.create(preset(), edit=Edit())
-    for seed in range(100, 100 + NUM_RETIRED + 4):
+    number = NUM_RETIRED + 4
+    for seed in range(100, 100 + number):
         world.adapter("math", seed)
         catalog.replace_source("math", "math", edit=Edit())
-    held = [
-        stored.sources["math"]
-        for stored in world.store.revisions("tutor")
-        if catalog._registry.content(stored.sources["math"], None) is not None
-    ]
-    assert len(held) == NUM_RETIRED + 1
-    assert held[0] == catalog.source("math").digest
+    alive = []
+    for revision in range(1, number + 2):
+        served = catalog.resolve(f"tutor@{revision}", Overrides(weights={"math": revision}))
+        assert served.digest != catalog.resolve(f"tutor@{revision}").digest
+        (adapter,) = served.members[0].adapters
+        alive.append(weakref.ref(next(iter(adapter.factors.values())).a))
+    del served, adapter
+    gc.collect()
+    assert [held() is not None for held in alive] == [False] * 4 + [True] * (NUM_RETIRED + 1)
+
+
+def test_refused_contents_do_not_pile_up(world, catalog, monkeypatch):
+    """Contents that are read and then refused leave the memory again."""
+    catalog.create(preset(), edit=Edit())
+    break_plans(catalog, monkeypatch, "tutor")
+    for seed in range(100, 100 + 2 * NUM_RETIRED):
+        world.adapter("math2", seed)
+        with pytest.raises(UnprocessableError):
+            catalog.replace_source("math", "math2", edit=Edit())
+    assert len(catalog._registry._adapters) == 2 + NUM_RETIRED
+
+
+def test_contents_that_nothing_names_are_deleted(world, catalog):
+    """A content is kept on disk while a kept revision or a source names it, and no longer."""
+
+    def kept() -> set[str]:
+        return {f"sha256:{entry.name}" for entry in world.store.contents_folder.iterdir()}
+
+    math, code = (catalog.source(name).digest for name in ("math", "code"))
+    assert kept() == {math, code}
+    catalog.create(preset(), edit=Edit())
+    world.adapter("math", 99)
+    catalog.replace_source("math", "math", edit=Edit())
+    assert kept() == {math, code, catalog.source("math").digest}
+    catalog.delete("tutor", edit=Edit())
+    catalog.delete_source("code")
+    assert kept() == {catalog.source("math").digest}
+
+
+def test_content_that_cannot_be_kept_is_not_taken(world, catalog):
+    """If the copy of a new content cannot be made, nothing changes."""
+    catalog.create(preset(), edit=Edit())
+    before = catalog.presets(), catalog.sources()
+    shutil.rmtree(world.store.contents_folder)
+    world.store.contents_folder.touch()
+    world.adapter("math2", 99)
+    with pytest.raises(StoreError, match="could not be kept"):
+        catalog.replace_source("math", "math2", edit=Edit())
+    with pytest.raises(StoreError, match="could not be kept"):
+        catalog.register_source("poet", "math2")
+    assert (catalog.presets(), catalog.sources()) == before
+
+
+def test_a_database_in_memory_keeps_contents_in_memory(world):
+    """Without a file for the database old revisions can be called all the same."""
+    store = PresetStore("sqlite://")
+    catalog = Catalog(store, tiny_base(), policy=OPEN_POLICY, source_dirs=[world.sources])
+    catalog.add_source("math", world.adapter("math", 0))
+    old = catalog.create(preset(), edit=Edit()).digest
+    for seed in range(100, 103 + NUM_RETIRED):
+        world.adapter("math", seed)
+        catalog.replace_source("math", "math", edit=Edit())
+    assert catalog.resolve("tutor@1").digest == old
+    catalog.close()
+    store.close()
+
+
+def test_another_record_of_the_base_is_shown(world, catalog):
+    """A folder that names another base now, with the same tensors, changes the card only."""
+    catalog.create(preset(), edit=Edit())
+    config = world.sources / "math" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"tiny"', '"huge"'))
+    card, records = catalog.replace_source("math", "math", edit=Edit())
+    assert (card.base_name, records) == ("huge", [])
+    assert "'huge'" in card.warnings[0]
+    assert world.open().source("math") == card
+    same, _ = catalog.replace_source("math", "math", edit=Edit())
+    assert same.updated_at == card.updated_at
+
+
+def test_a_source_is_compiled_once(catalog):
+    """Calling a source by its name compiles nothing, however much else is called between."""
+    first = catalog.resolve("math").members[0]
+    catalog._planner.forget(catalog.source("math").digest)
+    assert catalog.resolve("math").members[0] is first
 
 
 def test_memory_is_shared(world, catalog):

@@ -8,7 +8,8 @@ import pytest
 
 from merging.errors import BaseMismatchError, SourceError
 from server.errors import ForbiddenError, InvalidRequestError
-from server.presets.sources import NUM_RETIRED, SourceRegistry
+from server.presets.database import StoreError
+from server.presets.sources import NUM_RETIRED, Contents, SourceRegistry
 from tests.server.presets.tiny import digest, tiny_base, write_adapter
 
 
@@ -191,29 +192,92 @@ def test_another_base_name_is_a_warning(registry, tmp_path):
 def test_content_comes_from_memory_first(registry, tmp_path):
     """A content that is in memory needs no folder."""
     adapter, _ = registry.read(write_adapter(tmp_path / "a", 7))
-    assert registry.content(adapter.digest, None) is adapter
+    assert registry.has(adapter.digest)
+    assert registry.content(adapter.digest) is adapter
 
 
-def test_content_is_read_again_if_it_is_still_there(registry, tmp_path):
-    """A content that was forgotten is read from its folder, if that still holds it."""
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_kept_content_outlives_its_folder(tmp_path, in_memory):
+    """A content that was kept is there after its folder was written again in place."""
+    contents = Contents(None if in_memory else tmp_path / "contents")
+    folder = write_adapter(tmp_path / "a", 7)
+    adapter, _ = SourceRegistry(tiny_base()).read(folder)
+    for _ in range(2):
+        contents.keep(adapter, folder)
+    write_adapter(folder, 8)
+    again = SourceRegistry(tiny_base(), contents=contents)
+    assert again.has(adapter.digest)
+    assert again.content(adapter.digest).digest == adapter.digest
+    contents.prune({adapter.digest})
+    assert contents.has(adapter.digest)
+    contents.prune(set())
+    assert not contents.has(adapter.digest)
+    with pytest.raises(SourceError, match="is gone"):
+        contents.read(adapter.digest)
+
+
+def test_what_changes_meanwhile_is_not_kept(registry, tmp_path):
+    """A folder that changed between reading and keeping leaves nothing behind."""
+    contents = Contents(tmp_path / "contents")
     adapter, _ = registry.read(write_adapter(tmp_path / "a", 7))
-    other = SourceRegistry(tiny_base())
-    again = other.content(adapter.digest, tmp_path / "a")
-    assert again is not None
-    assert again.digest == adapter.digest
-    fresh = SourceRegistry(tiny_base())
     write_adapter(tmp_path / "a", 8)
-    assert fresh.content(adapter.digest, tmp_path / "a") is None
-    assert fresh.content(adapter.digest, tmp_path / "b") is None
-    assert fresh.content(adapter.digest, None) is None
+    with pytest.raises(StoreError, match="changed while it was read"):
+        contents.keep(adapter, tmp_path / "a")
+    assert not contents.has(adapter.digest)
+    assert list((tmp_path / "contents").iterdir()) == []
 
 
-def test_few_retired_contents_are_kept(registry, tmp_path):
+def test_half_a_content_is_replaced(registry, tmp_path):
+    """What a crash left of a content is not taken for it, and is kept anew."""
+    contents = Contents(tmp_path / "contents")
+    adapter, _ = registry.read(write_adapter(tmp_path / "a", 7))
+    half = tmp_path / "contents" / adapter.digest.removeprefix("sha256:")
+    half.mkdir(parents=True)
+    (half / "adapter_config.json").touch()
+    assert not contents.has(adapter.digest)
+    contents.keep(adapter, tmp_path / "a")
+    assert contents.read(adapter.digest).digest == adapter.digest
+
+
+def test_another_record_of_the_base_shares_the_tensors(registry, tmp_path):
+    """Equal tensors whose folders name other bases are in memory once, each with its name."""
+    first, _ = registry.read(write_adapter(tmp_path / "a", 7))
+    folder = write_adapter(tmp_path / "b", 7)
+    config = (folder / "adapter_config.json").read_text()
+    (folder / "adapter_config.json").write_text(config.replace('"tiny"', '"huge"'))
+    second, _ = registry.read(folder)
+    assert (first.base_name, second.base_name) == ("tiny", "huge")
+    assert second.factors is first.factors
+
+
+def test_few_retired_contents_are_kept(tmp_path):
     """Beside the current contents only the few that were used last stay in memory."""
-    adapters = [
-        registry.read(write_adapter(tmp_path / "a", seed))[0] for seed in range(NUM_RETIRED + 3)
-    ]
-    registry.content(adapters[1].digest, None)  # used again
-    registry.release({adapters[0].digest})
-    kept = [index for index, a in enumerate(adapters) if registry.content(a.digest, None)]
-    assert kept == [0, 1, *range(4, NUM_RETIRED + 3)]
+    forgotten: list[str] = []
+    contents = Contents(tmp_path / "contents")
+    registry = SourceRegistry(tiny_base(), contents=contents, forget=forgotten.append)
+    adapters = []
+    for seed in range(NUM_RETIRED + 3):
+        adapters.append(registry.read(write_adapter(tmp_path / "a", seed))[0])
+        contents.keep(adapters[-1], tmp_path / "a")
+    registry.content(adapters[1].digest)  # used again
+    registry.release([adapters[0]])
+    assert forgotten == [adapters[2].digest, adapters[3].digest]
+    again = registry.content(adapters[2].digest)
+    assert again is registry.content(adapters[2].digest)
+    assert forgotten == [adapters[index].digest for index in (2, 3, 4)]
+
+
+def test_paths_that_the_system_refuses(registry, folders):
+    """A name that is too long is left to the reader; what is no Unicode is not inside."""
+    for text in ("a" * 300, "a/" * 3000):
+        with pytest.raises(SourceError):
+            registry.read(registry.allowed_path(text))
+    assert refusal(registry, "\ud800").code == "path_not_allowed"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable for root")
+def test_folders_that_cannot_be_listed_are_refused(registry, folders):
+    """Files that cannot be listed could lead outside: their folder is not allowed."""
+    (folders[0] / "math").chmod(0o300)
+    assert refusal(registry, "math").code == "path_not_allowed"
+    (folders[0] / "math").chmod(0o700)

@@ -153,23 +153,11 @@ def test_a_transaction_is_all_or_nothing(store):
     assert store.sources() == []
 
 
-def test_what_the_server_says_of_a_revision_can_change(store):
-    """State, digest and path are the server's to update; of what does not exist it says so."""
+def test_building_is_not_stored(store):
+    """What is stored was planned: that it is building is known in memory only."""
     with store.writing() as writer:
         writer.create_preset(revision(1, state="building"), after=0)
-        assert writer.update_revision("tutor", 1, state="ready", digest=digest("d"), path="variant")
-        assert not writer.update_revision("tutor", 2, state="ready")
-    record = store.revision("tutor", 1).record
-    assert (record.state, record.digest, record.path) == ("ready", digest("d"), "variant")
-
-
-def test_building_is_finished_for_all(store):
-    """After a crash no revision stays in the state of building."""
-    with store.writing() as writer:
-        writer.create_preset(revision(1, state="building"), after=0)
-        writer.add_revision(revision(2, state="building"), kept=100)
-        writer.finish_building()
-    assert {stored.record.state for stored in store.revisions("tutor")} == {"ready"}
+    assert store.revision("tutor", 1) == revision(1)
 
 
 def test_sources_come_back(store):
@@ -186,25 +174,41 @@ def test_sources_come_back(store):
     assert (math.created_at, math.updated_at) == (NOON, later)
 
 
-def test_where_contents_were_outlives_their_source(store):
-    """The folder of a content stays known after its name is deleted or given other content."""
+def test_used_contents_are_those_that_something_names(store):
+    """A content is in use while a kept revision or a source names it."""
+    assert store.used_contents() == set()
+    add(store, 1)
     with store.writing() as writer:
         writer.put_source("math", Path("/a"), digest("c"), at=NOON)
-        writer.put_source("math", Path("/b"), digest("d"), at=NOON)
-        writer.delete_source("math")
-    assert store.sources() == []
-    assert store.content_path(digest("c")) == Path("/a")
-    assert store.content_path(digest("d")) == Path("/b")
-    assert store.content_path(digest("e")) is None
+    assert store.used_contents() == {digest("b"), digest("c")}
+    with store.writing() as writer:
+        writer.delete_preset("tutor", head=1, at=NOON)
+        writer.put_source("math", Path("/a"), digest("d"), at=NOON)
+    assert store.used_contents() == {digest("d")}
 
 
-def test_the_base_is_remembered(store):
-    """The database knows the base that it was last used with."""
-    assert store.base_digest() is None
-    for character in "ab":
-        with store.writing() as writer:
-            writer.set_base_digest(digest(character))
-    assert store.base_digest() == digest("b")
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_has_no_folder(url):
+    """Only a database in a file has a folder for contents, and each file has its own."""
+    store = PresetStore(url)
+    assert store.contents_folder is None
+    store.close()
+
+
+def test_the_folder_of_contents_is_beside_the_database(store, tmp_path):
+    """Databases in one folder do not share their contents."""
+    assert store.contents_folder == tmp_path / "contents" / "catalog.db"
+
+
+def test_errors_do_not_show_statements(store, caplog):
+    """An error of the store is what the driver says; statement and values go to the log."""
+    add(store, 1)
+    with pytest.raises(StoreError) as caught, store.writing() as writer:
+        writer.create_preset(revision(1), after=0)
+    assert "UNIQUE constraint failed" in caught.value.message
+    for part in ("INSERT", "tutor", "parameters", "sqlalche"):
+        assert part not in caught.value.message
+    assert "INSERT INTO presets" in caplog.text
 
 
 def test_what_cannot_be_read_is_an_error_of_the_store(store, tmp_path):
