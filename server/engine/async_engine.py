@@ -194,7 +194,13 @@ class AsyncEngine:
             self._loop.call_soon_threadsafe(self._deliver, outputs)
 
     def _add(self, stream: Stream, request: Request) -> None:
-        group = self.engine.add(request)
+        try:
+            group = self.engine.add(request)
+        except Exception:
+            logger.exception("a request could not be queued")
+            failed = Output("", (), finish_reason="error", error="the request could not be queued")
+            self._post([(stream, failed)])
+            return
         self._groups[stream], self._streams[group] = group, stream
 
     def _abort(self, stream: Stream) -> None:

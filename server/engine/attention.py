@@ -41,6 +41,7 @@ def attention_forward(
         raise UnsupportedModelError("attention sinks are not supported")
     batch, layer = mergeserve_batch, int(module.layer_idx)  # type: ignore[arg-type]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    batch.windows[layer] = sliding_window
     batch.cache.write(layer, batch.slots, key[0], value[0])
     output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     for bucket in batch.buckets:

@@ -79,7 +79,7 @@ class Batch:
     """A packed step: all rows' new tokens one after the other, decode rows first.
 
     `token_ids`, `positions`, `slots`: [tokens]; `work` is in the packed order, `starts[i]` is where
-    `work[i]` begins.
+    `work[i]` begins. Attention notes in `windows` which sliding window each layer asked for.
     """
 
     work: list[RowWork]
@@ -90,6 +90,7 @@ class Batch:
     buckets: list[DecodeBucket]
     chunks: list[PrefillChunk]
     cache: KVCache
+    windows: dict[int, int | None] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:

@@ -55,8 +55,10 @@ class BlendedLinear(nn.Module):
 
     def _add_blend(self, x: torch.Tensor, y: torch.Tensor, active: ActiveStack) -> torch.Tensor:
         rows = self._step.row_of_logit if self._is_head else self._step.row_of_token
-        coefficients = active.coefficients
+        coefficients, unused = active.coefficients, active.unused
         if rows is not None:
             coefficients = coefficients.index_select(0, rows)
+            unused = unused.index_select(0, rows)
         inner = torch.mm(x.flatten(0, -2), active.a.T) * coefficients  # float32 [tokens, R]
+        inner.masked_fill_(unused, 0)  # another row's adapter may overflow, and 0 x inf is NaN
         return torch.addmm(y.flatten(0, -2), inner.to(x.dtype), active.b).view_as(y)

@@ -27,7 +27,8 @@ class Detokenizer:
         self._ids = list(prompt[-CONTEXT_TOKENS:])
         self._context_start = 0  # tokens from here on are decoded again for context
         self._read_end = len(self._ids)  # tokens before this have given their text
-        self._context_text = decode(self._ids)
+        # a character that the prompt leaves unfinished becomes text when it is finished
+        self._context_text = decode(self._ids).rstrip(INCOMPLETE)
         self._held = ""
 
     def push(self, token_id: int, *, may_stop: bool = True) -> tuple[str, str | None]:

@@ -58,59 +58,64 @@ class Engine:
             self._leave(group)
 
     def step(self) -> list[tuple[Group, Output]]:
-        """Compute one step: one token for every row that decodes, and a chunk of the prompts that
-        are still being read.
-        """
+        """Compute one step: a token for every row that decodes, and a chunk of the prompts."""
         started = time.perf_counter()
         plan = self.scheduler.schedule()
+        groups = _groups(plan.work)
         try:
-            logits = self._runner.forward(plan.work)
+            outputs = self._compute(plan, groups)
         except Exception:
             logger.exception("a step of %d rows failed", len(plan.work))
-            return [self._fail(group, STEP_FAILED) for group in _groups(plan.work)]
-        self.scheduler.computed(plan)
-        for part in logits:
-            self._keep(part)
-        ready = [group for group in _groups(plan.work) if group.is_ready]
-        outputs = self._sample(ready)
+            left = [group for group in groups if group in self.scheduler.running]
+            outputs = [self._fail(group, STEP_FAILED) for group in left]
         self._observe(plan, time.perf_counter() - started)
         return outputs
 
+    def _compute(self, plan: StepPlan, groups: list[Group]) -> list[tuple[Group, Output]]:
+        self._runner.clear(plan.new_blocks)
+        logits = self._runner.forward(plan.work)
+        self.scheduler.computed(plan)
+        for part in logits:
+            self._keep(part)
+        tokens = self._sample([group for group in groups if group.is_ready and group.is_finite])
+        max_len = self.config.max_model_len
+        outputs = [(g, g.append(token, self._eos_token_ids, max_len)) for g, token in tokens]
+        outputs += [
+            (group, group.finish_without_token())
+            for group in groups
+            if group.is_ready and group.is_finite and group.sampling.max_tokens == 0
+        ]
+        for group, output in outputs:
+            if output.finish_reason is not None:
+                self._leave(group)
+        return outputs + [self._fail(group, NOT_FINITE) for group in groups if not group.is_finite]
+
     def _keep(self, part: RowLogits) -> None:
-        """Keep what a row's logits are needed for: prompt log-probabilities, and the last token's
-        until the group is ready.
-        """
+        """Keep what a row's logits are for: the prompt's log-probabilities, and the next token."""
         row, group = part.work.row, part.work.group
+        if not torch.isfinite(part.logits.max()):
+            group.is_finite = False
+            return
         if group.wants_prompt_logprobs and row is group.rows[0]:
             begin = row.num_computed - len(part.logits)
             _read_prompt(group, part.logits, begin)
         if row.num_pending == 0:
             row.logits = part.logits[-1]
 
-    def _sample(self, groups: list[Group]) -> list[tuple[Group, Output]]:
-        """Combine each group's rows, draw one token for each group and append it."""
-        outputs: list[tuple[Group, Output]] = []
-        sampling: list[Group] = []
+    def _sample(self, ready: list[Group]) -> list[tuple[Group, TokenLogprobs]]:
+        """Combine each group's rows and draw its next token."""
+        groups: list[Group] = []
         combined: list[torch.Tensor] = []
-        for group in groups:
+        for group in ready:
             logits = group.combine()
-            if group.sampling.max_tokens == 0:
-                outputs.append((group, group.finish_without_token()))
-            elif not torch.isfinite(logits.max()):
-                self._runner.clear(group.rows)
-                outputs.append(self._fail(group, NOT_FINITE))
-            else:
-                sampling.append(group)
+            group.is_finite = group.request.rule is None or bool(torch.isfinite(logits.max()))
+            if group.is_finite and group.sampling.max_tokens > 0:
+                groups.append(group)
                 combined.append(logits)
-        if sampling:
-            tokens = sample(torch.stack(combined), sampling, self._eos_token_ids)
-            for group, token in zip(sampling, tokens, strict=True):
-                output = group.append(token, self._eos_token_ids, self.config.max_model_len)
-                outputs.append((group, output))
-        for group, output in outputs:
-            if output.finish_reason is not None and output.error is None:
-                self._leave(group)
-        return outputs
+        if not groups:
+            return []
+        tokens = sample(torch.stack(combined), groups, self._eos_token_ids)
+        return list(zip(groups, tokens, strict=True))
 
     def _fail(self, group: Group, message: str) -> tuple[Group, Output]:
         output = group.fail(message)

@@ -43,7 +43,7 @@ class Row:
 class Timing:
     """Monotonic times of a group, in seconds."""
 
-    arrived: float = field(default_factory=time.monotonic)
+    arrived: float
     scheduled: float | None = None
     first_token: float | None = None
     last_token: float | None = None
@@ -74,7 +74,7 @@ class Group:
         self.seed = secrets.randbits(64) if seed is None else seed % 2**64
         self.rows = [Row(member.prompt, member.blend) for member in request.members]
         self.detokenizer = detokenizer
-        self.timing = Timing()
+        self.timing = Timing(request.arrived)
         self.output_tokens: list[int] = []
         self.prompt_logprobs: list[TokenLogprobs] = []
         self.num_cached_tokens = 0
@@ -82,6 +82,8 @@ class Group:
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.aborted = False
+        self.is_finite = True  # whether all logits so far were
+        self._prompt_sent = False
 
     @property
     def wants_prompt_logprobs(self) -> bool:
@@ -158,12 +160,13 @@ class Group:
         self, text: str, tokens: tuple[TokenLogprobs, ...], error: str | None = None
     ) -> Output:
         """The group's news of this step."""
-        is_first = len(self.output_tokens) <= 1
+        prompt = tuple(self.prompt_logprobs) if not self._prompt_sent and not error else ()
+        self._prompt_sent = True
         return Output(
             text=text,
             tokens=tokens,
             num_cached_tokens=self.num_cached_tokens,
-            prompt=tuple(self.prompt_logprobs) if is_first and self.prompt_logprobs else None,
+            prompt=prompt or None,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             error=error,

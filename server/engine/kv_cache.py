@@ -29,9 +29,9 @@ def bytes_per_token(shapes: Mapping[int, LayerShape], dtype: torch.dtype) -> int
 class KVCache:
     """Per layer `keys` and `values`, [kv_heads, num_blocks, block_size, dim].
 
-    Heads come first, so that gathering blocks yields [kv_heads x rows, tokens, dim], ready for one
-    batched matmul. On a CPU the memory is reserved here and taken page by page as blocks are first
-    written.
+    Heads come first, so that gathering blocks yields [kv_heads, rows, tokens, dim] in one piece.
+    Layers of one shape share one tensor. On a CPU the memory is reserved here and taken page by
+    page as blocks are first written.
     """
 
     def __init__(
@@ -44,12 +44,25 @@ class KVCache:
     ) -> None:
         self.block_size = block_size
         self.num_blocks = num_blocks
+        self._storages: list[torch.Tensor] = []  # [layers, kv_heads, num_blocks, block_size, dim]
+        self._keys: dict[int, torch.Tensor] = {}
+        self._values: dict[int, torch.Tensor] = {}
+        for shape in dict.fromkeys(shapes.values()):
+            layers = [layer for layer, other in shapes.items() if other == shape]
+            for caches, dim in ((self._keys, shape.key_dim), (self._values, shape.value_dim)):
+                size = (len(layers), shape.num_kv_heads, num_blocks, block_size, dim)
+                storage = _lazy_zeros(size, dtype, device)
+                self._storages.append(storage)
+                caches.update(zip(layers, storage, strict=True))
 
-        def zeros(heads: int, dim: int) -> torch.Tensor:
-            return _lazy_zeros((heads, num_blocks, block_size, dim), dtype, device)
+    def clear(self, blocks: list[int]) -> None:
+        """Zero `blocks`, which are handed to new rows.
 
-        self._keys = {i: zeros(s.num_kv_heads, s.key_dim) for i, s in shapes.items()}
-        self._values = {i: zeros(s.num_kv_heads, s.value_dim) for i, s in shapes.items()}
+        What their last row left behind is masked out, but a mask adds minus infinity or multiplies
+        by zero, and neither removes a NaN.
+        """
+        for storage in self._storages:
+            storage[:, :, blocks] = 0
 
     def write(
         self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -59,12 +72,6 @@ class KVCache:
         """
         for cache, new in ((self._keys[layer], key), (self._values[layer], value)):
             cache.flatten(1, 2).index_copy_(1, slots, new)
-
-    def clear(self, blocks: list[int]) -> None:
-        """Zero `blocks`: masks add minus infinity or multiply by zero; neither removes a NaN."""
-        for caches in (self._keys, self._values):
-            for cache in caches.values():
-                cache[:, blocks] = 0
 
     def read(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of `blocks` [rows, blocks], each [kv_heads, rows, tokens, dim]."""

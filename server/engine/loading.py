@@ -26,8 +26,8 @@ from server.engine.engine import Engine
 from server.engine.errors import ModelLoadError
 from server.engine.kv_cache import KVCache, bytes_per_token
 from server.engine.memory import GIB, free_bytes
-from server.engine.model import describe, prepare
-from server.engine.probe import layer_shapes, reference_logits, verify
+from server.engine.model import describe
+from server.engine.probe import probe
 from server.engine.runner import Runner
 from server.engine.stats import EngineObserver
 from server.engine.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ class EngineOptions:
     max_queued: int = 256
     kv_memory: float | None = None  # GiB
     block_size: int = 16
-    max_step_tokens: int = 256
+    max_step_tokens: int | None = None
     num_threads: int | None = None
     served_model_name: str | None = None
     chat_template: str | None = None
@@ -107,15 +107,12 @@ def build_engine(
     transformers does.
     """
     network.eval()
-    shapes = layer_shapes(network)
-    expected = reference_logits(network)
-    blended = prepare(network)
+    blended, shapes, exact_len = probe(network)
     per_block = bytes_per_token(shapes, blended.dtype) * options.block_size
-    verify(blended, shapes, expected)
-    config = _engine_config(network.config, options, per_block, blended.device)
+    config = _engine_config(network.config, options, per_block, blended.device, exact_len)
     cache = KVCache(shapes, config.num_blocks, config.block_size, blended.dtype, blended.device)
     return Engine(
-        Runner(blended, cache),
+        Runner(blended, cache, max_active_rank=config.max_active_rank),
         config,
         decode=tokenizer.decode_visible,
         eos_token_ids=tokenizer.eos_token_ids,
@@ -258,7 +255,11 @@ def _load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> Pre
 
 
 def _engine_config(
-    config: PreTrainedConfig, options: EngineOptions, bytes_per_block: int, device: torch.device
+    config: PreTrainedConfig,
+    options: EngineOptions,
+    bytes_per_block: int,
+    device: torch.device,
+    exact_len: int | None,
 ) -> EngineConfig:
     kv_bytes = (
         free_bytes(device) // 4 if options.kv_memory is None else int(options.kv_memory * GIB)
@@ -275,6 +276,14 @@ def _engine_config(
         raise ModelLoadError(
             f"--max-model-len {wanted} is more than the model's {longest} positions"
         )
+    if exact_len is not None and wanted > exact_len:
+        logger.warning(
+            "max_model_len is lowered from %d to %d: beyond that this model does what the engine "
+            "does not (a window of its own, or rotary factors that change with the length)",
+            wanted,
+            exact_len,
+        )
+        wanted = exact_len
     room = num_blocks * options.block_size
     if wanted > room:
         logger.warning(
@@ -287,5 +296,5 @@ def _engine_config(
         block_size=options.block_size,
         max_rows=options.max_rows,
         max_queued=options.max_queued,
-        max_step_tokens=options.max_step_tokens,
+        max_step_tokens=options.max_step_tokens or max(256, options.max_rows + 128),
     )

@@ -24,11 +24,16 @@ def _available_bytes() -> int:
 
 
 def _cgroup_bytes() -> int:
-    """What the version 2 control group still allows; a container sees the host's /proc/meminfo."""
+    """What the version 2 control group still allows; a container sees the host's /proc/meminfo.
+
+    Files that were read count as used there, but the kernel gives their pages back.
+    """
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text().strip()
         used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used -= int(stat.get("inactive_file", 0))
     except (OSError, ValueError):
         return 2**62
     return 2**62 if limit == "max" else max(int(limit) - used, 0)

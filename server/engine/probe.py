@@ -9,14 +9,14 @@ both ways when a model is loaded.
 from collections.abc import Mapping
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from merging.blend import Blend
 from server.engine.detokenizer import Detokenizer
 from server.engine.errors import UnsupportedModelError
 from server.engine.group import Group
 from server.engine.kv_cache import KVCache, LayerShape
-from server.engine.model import BlendedModel
+from server.engine.model import BlendedModel, prepare
 from server.engine.request import Member, Request, SamplingParams
 from server.engine.runner import Runner
 from server.engine.scheduler import RowWork
@@ -34,6 +34,50 @@ def _tokens(model: PreTrainedModel) -> list[int]:
     """Some valid token ids, the same each time."""
     vocab_size = model.get_input_embeddings().weight.shape[0]
     return [(7919 * i + 11) % vocab_size for i in range(NUM_TOKENS)]
+
+
+def probe(model: PreTrainedModel) -> tuple[BlendedModel, dict[int, LayerShape], int | None]:
+    """Prepare `model` in place, and check it.
+
+    Returns it with what its layers keep, and the length up to which the engine is exact (None for
+    any). Raises `UnsupportedModelError`.
+    """
+    try:
+        shapes = layer_shapes(model)
+        expected = reference_logits(model)
+        blended = prepare(model)
+        windows = verify(blended, shapes, expected)
+    except (TypeError, AttributeError, RuntimeError, IndexError, KeyError, ValueError) as error:
+        raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {error}") from error
+    return blended, shapes, exact_len(model.config, windows)
+
+
+def exact_len(config: PreTrainedConfig, windows: Mapping[int, int | None]) -> int | None:
+    """The length up to which the engine computes what transformers does; None for any.
+
+    `windows`: the sliding window that each layer asked attention for. A window that exists in
+    transformers' masks alone never reaches us; LongRoPE changes its factors with the longest row.
+    """
+    config = config.get_text_config(decoder=True)
+    limits = []
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        limits.append(rope.get("original_max_position_embeddings"))
+        limits.append(getattr(config, "original_max_position_embeddings", None))
+    if any(_has_window(config, layer) and window is None for layer, window in windows.items()):
+        limits.append(getattr(config, "sliding_window", None))
+        limits.append(getattr(config, "attention_chunk_size", None))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _has_window(config: PreTrainedConfig, layer: int) -> bool:
+    """Whether the config gives a layer a window of some kind."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return "sliding" in kinds[layer] or "chunked" in kinds[layer]
+    if getattr(config, "use_sliding_window", True) is False:
+        return False
+    return getattr(config, "sliding_window", None) is not None
 
 
 @torch.inference_mode()
@@ -64,11 +108,13 @@ def reference_logits(model: PreTrainedModel) -> torch.Tensor:
     return logits.float()
 
 
-def verify(model: BlendedModel, shapes: Mapping[int, LayerShape], expected: torch.Tensor) -> None:
+def verify(
+    model: BlendedModel, shapes: Mapping[int, LayerShape], expected: torch.Tensor
+) -> Mapping[int, int | None]:
     """Raise `UnsupportedModelError` unless the engine gives `expected` too, over prefill chunks and
-    decoding.
+    decoding. Returns the sliding window that each layer asked for.
     """
-    actual = _engine_logits(model, shapes)
+    actual, windows = _engine_logits(model, shapes)
     error = float((actual - expected).norm() / expected.norm())
     limit = MAX_ERROR_FLOAT32 if model.dtype == torch.float32 else MAX_ERROR_HALF
     if not error <= limit:
@@ -77,9 +123,12 @@ def verify(model: BlendedModel, shapes: Mapping[int, LayerShape], expected: torc
             f"transformers' by {error:.2g} of their norm, and at most {limit:g} is rounding. "
             "Its attention is probably of a kind that the engine does not know"
         )
+    return windows
 
 
-def _engine_logits(model: BlendedModel, shapes: Mapping[int, LayerShape]) -> torch.Tensor:
+def _engine_logits(
+    model: BlendedModel, shapes: Mapping[int, LayerShape]
+) -> tuple[torch.Tensor, Mapping[int, int | None]]:
     """The test prompt's logits through the engine's own path, float32 [tokens, vocab]."""
     num_blocks = -(-NUM_TOKENS // BLOCK_SIZE)
     runner = Runner(model, KVCache(shapes, num_blocks, BLOCK_SIZE, model.dtype, model.device))
@@ -95,4 +144,4 @@ def _engine_logits(model: BlendedModel, shapes: Mapping[int, LayerShape]) -> tor
         (part,) = runner.forward([RowWork(group, row, num_tokens)])
         parts.append(part.logits)
         row.num_computed += num_tokens
-    return torch.cat(parts)
+    return torch.cat(parts), runner.windows

@@ -1,5 +1,6 @@
 """What goes into the engine and what comes out of it: plain, frozen values."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -65,6 +66,7 @@ class Request:
     label: str = ""
     path: str = "base"
     mode: str = "merge"
+    arrived: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         assert len(self.members) == 1 or self.rule is not None, "several members need a rule"

@@ -1,12 +1,11 @@
 """Runs the model on a step's rows: the only class that calls it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from server.engine.batch import Batch, pack
-from server.engine.group import Row
 from server.engine.kv_cache import KVCache
 from server.engine.model import BlendedModel
 from server.engine.scheduler import RowWork
@@ -24,11 +23,14 @@ class RowLogits:
 class Runner:
     """Packs rows, activates their blends, and makes one forward."""
 
-    def __init__(self, model: BlendedModel, cache: KVCache) -> None:
+    def __init__(
+        self, model: BlendedModel, cache: KVCache, *, max_active_rank: int | None = None
+    ) -> None:
         self.cache = cache
+        self.windows: Mapping[int, int | None] = {}  # of the last forward, by layer
         self._model = model
         shapes = {name: (m.out_features, m.in_features) for name, m in model.linears.items()}
-        self._slab = Slab(shapes, model.dtype, model.device)
+        self._slab = Slab(shapes, model.dtype, model.device, max_rank=max_active_rank)
 
     @property
     def active_rank(self) -> int:
@@ -43,6 +45,7 @@ class Runner:
         token of groups that want prompt log-probabilities.
         """
         batch = pack(work, self.cache, self._model.device)
+        self.windows = batch.windows
         wanted = [_num_logits(item) for item in batch.work]
         self._activate(batch, wanted)
         indices = [
@@ -64,10 +67,10 @@ class Runner:
             if count
         ]
 
-    def clear(self, rows: Sequence[Row]) -> None:
-        """Wipe what rows that failed have written."""
-        for row in rows:
-            self.cache.clear(row.block_table)
+    def clear(self, blocks: list[int]) -> None:
+        """Wipe blocks that are handed to new rows."""
+        if blocks:
+            self.cache.clear(blocks)
 
     def _activate(self, batch: Batch, wanted: list[int]) -> None:
         """Tell the linears which stacks the step needs and which row each of their tokens belongs

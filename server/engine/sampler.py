@@ -14,6 +14,8 @@ import torch
 from server.engine.group import Group
 from server.engine.request import SamplingParams, TokenLogprobs
 
+LARGEST = 1e30
+
 NUM_CANDIDATES = 256
 """Tokens that top-p looks at first; if they hold too little probability, all are sorted."""
 
@@ -59,6 +61,7 @@ def _apply_penalties(scores: torch.Tensor, group: Group, eos: frozenset[int]) ->
         scores[seen] -= sampling.presence_penalty + sampling.frequency_penalty * counts
     for token_id, bias in sampling.logit_bias.items():
         scores[token_id] += bias
+    scores.clamp_(-LARGEST, LARGEST)  # penalties may overflow, and inf - inf is NaN
     if len(group.output_tokens) < sampling.min_tokens:
         ends = (
             set(sampling.stop_token_ids)

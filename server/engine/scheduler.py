@@ -29,9 +29,14 @@ class RowWork:
 
 @dataclass(slots=True)
 class StepPlan:
-    """What a step does, and what was seen while planning it."""
+    """What a step does, and what was seen while planning it.
+
+    `new_blocks` are those that rows were given; they hold what their last row left behind.
+    """
 
     work: list[RowWork] = field(default_factory=list)
+    new_blocks: list[int] = field(default_factory=list)
+    num_prompt_logits: int = 0
     num_preempted: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
@@ -104,18 +109,20 @@ class Scheduler:
         """Plan one running group's rows; returns the tokens used."""
         used = 0
         for row in group.rows:
-            num_tokens = min(row.num_pending, self._chunk_limit(group), budget - used)
+            num_tokens = min(row.num_pending, self._chunk_limit(group, plan), budget - used)
             if num_tokens <= 0:
                 continue
             if not self._reserve(group, row, num_tokens, plan):
                 return used  # the group itself was preempted
             plan.work.append(RowWork(group, row, num_tokens))
             used += num_tokens
+            if group.wants_prompt_logprobs:
+                plan.num_prompt_logits += num_tokens
         return used
 
-    def _chunk_limit(self, group: Group) -> int:
+    def _chunk_limit(self, group: Group, plan: StepPlan) -> int:
         if group.wants_prompt_logprobs:
-            return self.config.max_prompt_logits
+            return self.config.max_prompt_logits - plan.num_prompt_logits
         return self.config.max_step_tokens
 
     def _reserve(self, group: Group, row: Row, num_tokens: int, plan: StepPlan) -> bool:
@@ -128,8 +135,13 @@ class Scheduler:
             self._preempt(victim, plan)
             if victim is group:
                 return False
-        row.block_table += self.blocks.allocate(max(needed, 0))
+        row.block_table += self._allocate(max(needed, 0), plan)
         return True
+
+    def _allocate(self, count: int, plan: StepPlan) -> list[int]:
+        blocks = self.blocks.allocate(count)
+        plan.new_blocks += blocks
+        return blocks
 
     def _preempt(self, group: Group, plan: StepPlan) -> None:
         """Send a group back to the front of the queue; what it had computed is computed again
@@ -182,7 +194,7 @@ class Scheduler:
         for blocks in shared:  # before any is allocated: allocation forgets what is free
             self.blocks.share(blocks)
         for row, blocks, count in zip(group.rows, shared, needed, strict=True):
-            row.block_table = blocks + self.blocks.allocate(count)
+            row.block_table = blocks + self._allocate(count, plan)
             row.num_computed = len(blocks) * self.config.block_size
             plan.prefix_queries += len(row.tokens)
             plan.prefix_hits += row.num_computed

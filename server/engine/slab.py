@@ -54,23 +54,33 @@ def _grown(part: torch.Tensor, used: int, capacity: int) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ActiveStack:
-    """One linear's share of a step: `a` [R, in], `b` [R, out], `coefficients` float32 [rows, R]."""
+    """One linear's share of a step: `a` [R, in], `b` [R, out], `coefficients` float32 [rows, R].
+
+    `unused` [rows, R] is true where a row's blend does not have that rank.
+    """
 
     a: torch.Tensor
     b: torch.Tensor
     coefficients: torch.Tensor
+    unused: torch.Tensor
 
 
 class Slab:
     """Stacked factors for the linears of one base."""
 
     def __init__(
-        self, modules: Mapping[str, tuple[int, int]], dtype: torch.dtype, device: torch.device
+        self,
+        modules: Mapping[str, tuple[int, int]],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        max_rank: int | None = None,
     ) -> None:
         """`modules`: (out_features, in_features) by path, in the order of a blend's columns."""
         self._shapes = list(modules.values())
         self._index = {name: index for index, name in enumerate(modules)}
         self._dtype, self._device = dtype, device
+        self._max_rank = max_rank
         self._clear()
 
     def _clear(self) -> None:
@@ -93,12 +103,22 @@ class Slab:
         if not adapters:
             return {}
         self._note_use(adapters)
-        if self._is_mostly_idle():
+        if self._is_mostly_idle() or self._would_be_full(adapters.values()):
             self._clear()
-        for adapter in adapters.values():
-            if adapter.digest not in self._slot_by_digest:
-                self._append(adapter)
+        try:
+            for adapter in adapters.values():
+                if adapter.digest not in self._slot_by_digest:
+                    self._append(adapter)
+        except BaseException:  # half an adapter must not be taken for a whole one
+            self._clear()
+            raise
         return self._active(blends)
+
+    def _would_be_full(self, adapters: Iterable[Adapter]) -> bool:
+        """Whether idle adapters have to make room for new ones."""
+        new = [adapter for adapter in adapters if adapter.digest not in self._slot_by_digest]
+        rank = self.rank + sum(widest_rank(adapter) for adapter in new)
+        return bool(new) and self._max_rank is not None and rank > self._max_rank
 
     def _note_use(self, adapters: Iterable[str]) -> None:
         used = set(adapters)
@@ -139,10 +159,12 @@ class Slab:
             if blend.adapters:
                 slots = [self._slot_by_digest[adapter.digest] for adapter in blend.adapters]
                 weights[row, slots] = blend.coefficients
-        split = self._gather.coefficients(weights.to(self._device))
+        coefficients = self._gather.coefficients(weights.to(self._device))
+        split = torch.split(coefficients, self._gather.sizes, dim=1)
+        unused = torch.split(coefficients == 0, self._gather.sizes, dim=1)
         return {
-            index: ActiveStack(stack.a[: stack.rank], stack.b[: stack.rank], coefficients)
-            for (index, stack), coefficients in zip(self._stacks.items(), split, strict=True)
+            index: ActiveStack(stack.a[: stack.rank], stack.b[: stack.rank], *parts)
+            for (index, stack), *parts in zip(self._stacks.items(), split, unused, strict=True)
         }
 
 
@@ -167,7 +189,6 @@ class _Gather:
             sizes=[stack.rank for stack in stacks.values()],
         )
 
-    def coefficients(self, weights: torch.Tensor) -> Sequence[torch.Tensor]:
-        """`weights` [rows, slots, modules] -> for each linear [rows, R], float32."""
-        gathered = weights[:, self.positions[0], self.positions[1]] * self.scales
-        return torch.split(gathered, self.sizes, dim=1)
+    def coefficients(self, weights: torch.Tensor) -> torch.Tensor:
+        """`weights` [rows, slots, modules] -> [rows, total], float32."""
+        return weights[:, self.positions[0], self.positions[1]] * self.scales

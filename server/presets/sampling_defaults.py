@@ -30,7 +30,7 @@ class SamplingDefaults(BaseModel):
     min_tokens: int | None = Field(None, ge=0)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     stop: Annotated[tuple[NonEmpty, ...], BeforeValidator(_one_or_many)] | None = Field(
         None, max_length=16
     )
