@@ -198,7 +198,15 @@ def _module_reasons(adapter: Adapter, base: Base) -> Iterator[str]:
     missing = [module for module in targeted if module not in adapter.factors]
     if missing:
         yield f"its config targets {shown(missing)}, and it has no factors for them"
+    large = [module for module, factor in adapter.factors.items() if _overflows(factor, base)]
+    if large:
+        yield f"the factors of {shown(large)} are too large for the base's {base.dtype}"
     yield from grouped(_wrong_shapes(adapter, base))
+
+
+def _overflows(factor: LowRank, base: Base) -> bool:
+    dtype: torch.dtype = getattr(torch, base.dtype)
+    return any(not torch.isfinite(part.to(dtype)).all() for part in (factor.a, factor.b))
 
 
 def _wrong_shapes(adapter: Adapter, base: Base) -> Iterator[tuple[str, str]]:

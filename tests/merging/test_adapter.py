@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from merging.adapter import Adapter, check_adapter, read_adapter
+from merging.adapter import Adapter, LowRank, check_adapter, read_adapter
 from merging.errors import BaseMismatchError, SourceError
-from tests.merging.tiny import PREFIX, factors, flat_base, write_adapter
+from tests.merging.tiny import PREFIX, factors, flat_adapter, flat_base, write_adapter
 
 Q0, Q1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
 
@@ -333,6 +333,16 @@ def test_wrong_shapes_are_refused_with_both_shapes(tmp_path: Path) -> None:
         "lm_head: the adapter is for [5, 4] [out, in], the base has [4, 4]",
         f"{Q0}, {Q1}: the adapter is for [4, 8] [out, in], the base has [4, 4]",
     )
+
+
+def test_factors_beyond_the_base_s_dtype_are_refused() -> None:
+    """Numbers that are finite in the file but infinite in the base's dtype are named."""
+    base = dataclasses.replace(flat_base(num_layers=1), dtype="float16")
+    adapter = flat_adapter(base, "sha256:1")
+    large = {name: LowRank(f.a * 1e6, f.b, f.scale) for name, f in adapter.factors.items()}
+    check_adapter(adapter, base)
+    with pytest.raises(SourceError, match="too large for the base's float16"):
+        check_adapter(dataclasses.replace(adapter, factors=large), base)
 
 
 def test_allowing_a_mismatch_does_not_allow_wrong_shapes(tmp_path: Path) -> None:
