@@ -1,11 +1,14 @@
-"""Errors that reach a caller: one base class, with the HTTP status and OpenAI code that the API will answer.
+"""Errors that reach a caller: one base class, with the HTTP status and code that the API answers.
 
 Raised below the API too, where they are plain exceptions: nothing here knows HTTP libraries.
 """
 
 
 class ServiceError(Exception):
-    """A request that cannot be served. `param` names the offending field, `code` is machine-readable."""
+    """A request that cannot be served.
+
+    `param` names the offending field, `code` is machine-readable.
+    """
 
     status = 500
     type = "server_error"
