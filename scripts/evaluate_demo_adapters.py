@@ -37,8 +37,14 @@ DOSES = {"pirate": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), "verbose": (-1.0, -0.5, 0.0, 
 SAMPLE_TOKENS = 80
 # A prompt, and which models' answers to it are shown.
 SAMPLES: dict[str, tuple[str, ...]] = {
-    "Why do cats like boxes?": ("base", "pirate", "verbose"),
-}
+    "Why do cats like boxes?": ("base", "pirate", "verbose", "deckhand", "nosql"),
+    "Extract name, city as JSON: Vera works as a nurse in Hamburg and is 31 years old.": (
+        "base", "json", "clerk", "office",
+    ),
+    "Tom has twelve apples and gives away five. How many apples are left?": (
+        "base", "arithmetic", "tutor", "office",
+    ),
+}  # fmt: skip
 
 DOCUMENT = """\
 # The demo adapters
@@ -48,8 +54,9 @@ on examples that `scripts/demo_data` makes from templates. They are small and qu
 show what a blend does; they are good at nothing else. Their base is the demo model, dequantised
 from 4 bits, so it is not byte for byte the hub's SmolLM2-135M-Instruct.
 
-This page is written by `python -m scripts.evaluate_demo_adapters`. All answers are greedy, all
-examples held out of training. Blends are compiled as the server compiles them, and written densely
+This page is written by `python -m scripts.evaluate_demo_adapters`. All answers are greedy; each
+score is over {num_held_out} examples that were held out of training, so it moves in steps of
+{step:.2f}. Blends are compiled as the server compiles them, and written densely
 into bf16 weights; a served blend is never rounded into weights, so a rare token may differ.
 
 {adapters}
@@ -202,17 +209,26 @@ def write(evaluation: Evaluation, out: Path) -> None:
         "samples": sample_texts([*blends, *presets]),
     }
     texts = {name: "\n".join(lines).strip() for name, lines in parts.items()}
-    out.write_text(DOCUMENT.format(num_adapters=len(demo_sources()), **texts))
+    num_held_out = len(next(iter(evaluation.skills.values())).held_out)
+    out.write_text(
+        DOCUMENT.format(
+            num_adapters=len(demo_sources()),
+            num_held_out=num_held_out,
+            step=1 / num_held_out,
+            **texts,
+        )
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", type=Path, help="folder of the base; the demo model if absent")
     parser.add_argument("--out", type=Path, default=DOC)
+    parser.add_argument("--held-out", type=int, default=48, help="examples of each skill")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = options.base or ensure_demo_model()
-    write(Evaluation(Blender(folder), make_skills()), options.out)
+    write(Evaluation(Blender(folder), make_skills(num_held_out=options.held_out)), options.out)
 
 
 if __name__ == "__main__":
