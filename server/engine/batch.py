@@ -29,9 +29,7 @@ class DecodeBucket:
     _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
     def mask(self, num_keys: int, sliding_window: int | None) -> torch.Tensor:
-        """True where a row must not look, [rows, 1, keys]; the same for every layer with this
-        window.
-        """
+        """True where a row may look, [rows, 1, 1, keys]; the same for every layer of a window."""
         if sliding_window not in self._masks:
             positions = torch.arange(num_keys, device=self.lens.device)
             visible = positions < self.lens[:, None]
