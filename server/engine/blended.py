@@ -1,6 +1,6 @@
-"""A linear layer whose rows may each see another blend of adapters: `y = W0 x + B (c * (A x))`."""
+"""Linear layers whose rows may each see another blend of adapters: `y = W0 x + B (c * (A x))`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,9 +14,9 @@ from server.engine.slab import ActiveStack
 class Step:
     """What a step tells the linears of one model; the runner sets it before each forward.
 
-    `stacks`: by module index, where some row has a delta. `row_of_token` [tokens] says which row
-    each token belongs to, None when every row has one token, in order; `row_of_logit` says the same
-    of the tokens that reach the head.
+    `stacks`: by the number of the siblings, where some row has a delta. `row_of_token` [tokens]
+    says which row each token belongs to, None when every row has one token, in order;
+    `row_of_logit` says the same of the tokens that reach the head.
     """
 
     stacks: Mapping[int, ActiveStack] = field(default_factory=dict)
@@ -24,41 +24,88 @@ class Step:
     row_of_logit: torch.Tensor | None = None
 
 
-class BlendedLinear(nn.Module):
-    """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`.
-
-    Its base product is a kernel's, which owns the weight.
+class Siblings:
+    """Linears that read the same input, as q, k and v do: one product of their stacked weights
+    serves all, and one of their adapters' stacked `A`.
     """
 
     def __init__(
         self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor | None],
         *,
-        index: int,
-        is_head: bool,
+        number: int,
+        has_head: bool,
         step: Step,
     ) -> None:
-        """`weight`: [out, in]. `index` is the module's column in a blend's coefficients."""
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self._kernel = choose_kernel(weight.detach(), None if bias is None else bias.detach())
-        self._index = index
-        self._is_head = is_head
+        """`weights`: [out, in] of each linear, whose kernel owns them from now on."""
+        self._sizes = [len(weight) for weight in weights]
+        self._kernel = choose_kernel(_joined_weight(weights), _joined_bias(weights, biases))
+        self._number = number
+        self._has_head = has_head
         self._step = step
+        self._input: torch.Tensor | None = None
+        self._outputs: dict[int, torch.Tensor] = {}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x`: [..., in] -> [..., out]."""
-        y = self._kernel(x)
-        active = self._step.stacks.get(self._index)
-        return y if active is None else self._add_blend(x, y, active)
+    def output(self, position: int, x: torch.Tensor) -> torch.Tensor:
+        """What the linear at `position` gives for `x` [..., in]: [..., out].
 
-    def _add_blend(self, x: torch.Tensor, y: torch.Tensor, active: ActiveStack) -> torch.Tensor:
-        rows = self._step.row_of_logit if self._is_head else self._step.row_of_token
+        The first to be called computes for all. Each result is handed out once: a tensor that comes
+        again may have been written to. (A model that writes to it between two siblings would give
+        other logits than its own, and the probe refuses it.)
+        """
+        if x is not self._input or position not in self._outputs:
+            self._input, self._outputs = x, dict(enumerate(self._compute(x)))
+        y = self._outputs.pop(position)
+        if not self._outputs:
+            self._input = None
+        return y
+
+    def _compute(self, x: torch.Tensor) -> list[torch.Tensor]:
+        parts = torch.split(self._kernel(x), self._sizes, dim=-1)
+        active = self._step.stacks.get(self._number)
+        if active is not None:
+            inner = torch.split(self._inner(x, active), [len(b) for b in active.b], dim=-1)
+            parts = tuple(
+                torch.addmm(y.flatten(0, -2), c, b).view(y.shape) if len(b) else y
+                for y, c, b in zip(parts, inner, active.b, strict=True)
+            )
+        return [part.contiguous() for part in parts]
+
+    def _inner(self, x: torch.Tensor, active: ActiveStack) -> torch.Tensor:
+        """`c * (A x)` of every token, [tokens, R]."""
+        rows = self._step.row_of_logit if self._has_head else self._step.row_of_token
         coefficients, unused = active.coefficients, active.unused
         if rows is not None:
             coefficients = coefficients.index_select(0, rows)
             unused = unused.index_select(0, rows)
-        inner = torch.mm(x.flatten(0, -2), active.a.T) * coefficients  # float32 [tokens, R]
+        inner = torch.mm(x.flatten(0, -2), active.a.T) * coefficients  # float32
         inner.masked_fill_(unused, 0)  # another row's adapter may overflow, and 0 x inf is NaN
-        return torch.addmm(y.flatten(0, -2), inner.to(x.dtype), active.b).view_as(y)
+        return inner.to(x.dtype)
+
+
+def _joined_weight(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    return weights[0].detach() if len(weights) == 1 else torch.cat([w.detach() for w in weights])
+
+
+def _joined_bias(
+    weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> torch.Tensor | None:
+    if all(bias is None for bias in biases):
+        return None
+    parts = zip(weights, biases, strict=True)
+    return torch.cat([w.new_zeros(len(w)) if b is None else b.detach() for w, b in parts])
+
+
+class BlendedLinear(nn.Module):
+    """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`: one of `siblings`."""
+
+    def __init__(self, shape: Sequence[int], siblings: Siblings, position: int) -> None:
+        """`shape`: (out_features, in_features)."""
+        super().__init__()
+        self.out_features, self.in_features = shape
+        self._siblings, self._position = siblings, position
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x`: [..., in] -> [..., out]."""
+        return self._siblings.output(self._position, x)

@@ -2,7 +2,8 @@
 described for merging.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,18 +13,20 @@ from transformers.pytorch_utils import Conv1D
 
 from merging.base import Base, Linear
 from server.engine.attention import IMPLEMENTATION, register
-from server.engine.blended import BlendedLinear, Step
+from server.engine.blended import BlendedLinear, Siblings, Step
 
 
 @dataclass(slots=True, eq=False)
 class BlendedModel:
     """The base model with every linear replaced by a `BlendedLinear`, in the model's own order.
 
-    `step` tells the linears what they need of a step; the runner sets it.
+    `siblings`: the names of `linears`, those that read one input together. `step` tells the
+    linears what they need of a step; the runner sets it.
     """
 
     model: PreTrainedModel
     linears: Mapping[str, BlendedLinear]
+    siblings: Sequence[Sequence[str]]
     step: Step
     device: torch.device
     dtype: torch.dtype
@@ -38,22 +41,63 @@ def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
             yield name, module
 
 
-def prepare(model: PreTrainedModel) -> BlendedModel:
+@contextmanager
+def find_siblings(model: nn.Module) -> Iterator[list[list[str]]]:
+    """Watches `model` while it runs: the names of its linears, those that are called one after the
+    other with the same tensor together.
+    """
+    siblings: list[list[str]] = []
+    seen: set[str] = set()
+    last: torch.Tensor | None = None
+
+    def note(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            nonlocal last
+            if name in seen:
+                return
+            if args[0] is last:
+                siblings[-1].append(name)
+            else:
+                siblings.append([name])
+            seen.add(name)
+            last = args[0]
+
+        return hook
+
+    hooks = [module.register_forward_pre_hook(note(name)) for name, module in find_linears(model)]
+    try:
+        yield siblings
+    finally:
+        for handle in hooks:
+            handle.remove()
+        siblings += [[name] for name, _ in find_linears(model) if name not in seen]
+
+
+def prepare(model: PreTrainedModel, siblings: Sequence[Sequence[str]]) -> BlendedModel:
     """Replace the linears of `model` in place, and switch its attention to the engine's."""
     step = Step()
     head = model.get_output_embeddings()
-    linears: dict[str, BlendedLinear] = {}
-    for index, name in enumerate([name for name, _ in find_linears(model)]):
-        module = model.get_submodule(name)  # one at a time: its weight may be freed when it goes
-        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-        linears[name] = BlendedLinear(
-            weight, module.bias, index=index, is_head=module is head, step=step
+    order = [name for name, _ in find_linears(model)]
+    made: dict[str, BlendedLinear] = {}
+    for number, names in enumerate(siblings):
+        # one after the other: their weights may be freed when they go
+        modules = [model.get_submodule(name) for name in names]
+        weights = [m.weight.T if isinstance(m, Conv1D) else m.weight for m in modules]
+        together = Siblings(
+            weights,
+            [module.bias for module in modules],
+            number=number,
+            has_head=head in modules,
+            step=step,
         )
-        model.set_submodule(name, linears[name])
+        for position, (name, weight) in enumerate(zip(names, weights, strict=True)):
+            made[name] = BlendedLinear(weight.shape, together, position)
+            model.set_submodule(name, made[name])
+    linears = {name: made[name] for name in order}
     model.requires_grad_(False).eval()
     register()
     model.set_attn_implementation(IMPLEMENTATION)
-    return BlendedModel(model, linears, step, model.device, model.dtype)
+    return BlendedModel(model, linears, siblings, step, model.device, model.dtype)
 
 
 def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dtype) -> Base:

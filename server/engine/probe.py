@@ -16,7 +16,7 @@ from server.engine.detokenizer import Detokenizer
 from server.engine.errors import UnsupportedModelError
 from server.engine.group import Group
 from server.engine.kv_cache import KVCache, LayerShape
-from server.engine.model import BlendedModel, prepare
+from server.engine.model import BlendedModel, find_siblings, prepare
 from server.engine.request import Member, Request, SamplingParams
 from server.engine.runner import Runner
 from server.engine.scheduler import RowWork
@@ -44,8 +44,9 @@ def probe(model: PreTrainedModel) -> tuple[BlendedModel, dict[int, LayerShape], 
     """
     try:
         shapes = layer_shapes(model)
-        expected = reference_logits(model)
-        blended = prepare(model)
+        with find_siblings(model) as siblings:
+            expected = reference_logits(model)
+        blended = prepare(model, siblings)
         windows = verify(blended, shapes, expected)
     except (TypeError, AttributeError, RuntimeError, IndexError, KeyError, ValueError) as error:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {error}") from error

@@ -30,7 +30,9 @@ class Runner:
         self.windows: Mapping[int, int | None] = {}  # of the last forward, by layer
         self._model = model
         shapes = {name: (m.out_features, m.in_features) for name, m in model.linears.items()}
-        self._slab = Slab(shapes, model.dtype, model.device, max_rank=max_active_rank)
+        self._slab = Slab(
+            shapes, model.siblings, model.dtype, model.device, max_rank=max_active_rank
+        )
 
     @property
     def active_rank(self) -> int:

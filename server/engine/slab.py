@@ -1,17 +1,18 @@
 """The rank-stacked factors of the active adapters, and the step's coefficients for them.
 
 For each linear that some active adapter touches: `a` [R, in] and `b` [R, out], the factors one
-after the other along the rank. A row's blend is then R float32 numbers per linear, its weights
-times each adapter's scale. Adapters are appended when a step first needs them and dropped when
-enough of the slab has been idle for a while, so what a step usually does is one gather.
+after the other along the rank; linears that read one input have their `a` in one piece. A row's
+blend is then R float32 numbers per linear, its weights times each adapter's scale. Adapters are
+appended when a step first needs them and dropped when enough of the slab has been idle for a while,
+so what a step usually does is one gather.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
-from merging.adapter import Adapter
+from merging.adapter import Adapter, LowRank
 from merging.blend import Blend
 
 IDLE_STEPS = 64
@@ -23,44 +24,44 @@ def widest_rank(adapter: Adapter) -> int:
     return max(factor.rank for factor in adapter.factors.values())
 
 
-@dataclass(slots=True)
 class Stack:
-    """One linear's stacked factors; the first `rank` rows of the buffers are in use."""
+    """Stacked factors of linears that read one input: all ranks of the first, then of the next."""
 
-    a: torch.Tensor  # [capacity, in]
-    b: torch.Tensor  # [capacity, out]
-    rank: int = 0
-    # for every stacked rank: which adapter slot it belongs to, and that adapter's scale here
-    slots: list[int] = field(default_factory=list)
-    scales: list[float] = field(default_factory=list)
+    def __init__(self, a: torch.Tensor, b: Sequence[torch.Tensor]) -> None:
+        """Empty tensors `a` [0, in] and, for each linear, `b` [0, out]."""
+        self.a = a
+        self.b = tuple(b)
+        # for every stacked rank of every linear: its adapter's slot, and that adapter's scale here
+        self.slots: list[list[int]] = [[] for _ in b]
+        self.scales: list[list[float]] = [[] for _ in b]
 
-    def append(self, a: torch.Tensor, b: torch.Tensor, slot: int, scale: float) -> None:
-        """Add one adapter's factors, `a` [r, in] and `b` [out, r]."""
-        rank = self.rank + len(a)
-        if rank > len(self.a):
-            self.a, self.b = (_grown(part, self.rank, 2 * rank) for part in (self.a, self.b))
-        self.a[self.rank : rank].copy_(a)
-        self.b[self.rank : rank].copy_(b.T)
-        self.rank = rank
-        self.slots += [slot] * len(a)
-        self.scales += [scale] * len(a)
+    @property
+    def ranks(self) -> list[int]:
+        return [len(b) for b in self.b]
 
-
-def _grown(part: torch.Tensor, used: int, capacity: int) -> torch.Tensor:
-    grown = part.new_empty(capacity, part.shape[1])
-    grown[:used].copy_(part[:used])
-    return grown
+    def append(self, factors: Sequence[Mapping[int, LowRank]]) -> None:
+        """Add adapters; `factors`: for each linear, by slot."""
+        a, b = list(torch.split(self.a, self.ranks)), list(self.b)
+        for linear, by_slot in enumerate(factors):
+            new = by_slot.values()
+            a[linear] = torch.cat([a[linear], *(factor.a.to(self.a) for factor in new)])
+            b[linear] = torch.cat([b[linear], *(factor.b.T.to(self.a) for factor in new)])
+            for slot, factor in by_slot.items():
+                self.slots[linear] += [slot] * factor.rank
+                self.scales[linear] += [factor.scale] * factor.rank
+        self.a, self.b = torch.cat(a), tuple(b)
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveStack:
-    """One linear's share of a step: `a` [R, in], `b` [R, out], `coefficients` float32 [rows, R].
+    """A stack's share of a step: `a` [R, in], for each linear `b` [its ranks, out], and
+    `coefficients` float32 [rows, R].
 
     `unused` [rows, R] is true where a row's blend does not have that rank.
     """
 
     a: torch.Tensor
-    b: torch.Tensor
+    b: tuple[torch.Tensor, ...]
     coefficients: torch.Tensor
     unused: torch.Tensor
 
@@ -71,14 +72,18 @@ class Slab:
     def __init__(
         self,
         modules: Mapping[str, tuple[int, int]],
+        siblings: Sequence[Sequence[str]],
         dtype: torch.dtype,
         device: torch.device,
         *,
         max_rank: int | None = None,
     ) -> None:
-        """`modules`: (out_features, in_features) by path, in the order of a blend's columns."""
-        self._shapes = list(modules.values())
+        """`modules`: (out_features, in_features) by path, in the order of a blend's columns.
+        `siblings`: the same paths, those that read one input together.
+        """
+        self._shapes = modules
         self._index = {name: index for index, name in enumerate(modules)}
+        self._siblings = siblings
         self._dtype, self._device = dtype, device
         self._max_rank = max_rank
         self._clear()
@@ -96,8 +101,8 @@ class Slab:
         return sum(self._ranks)
 
     def activate(self, blends: Sequence[Blend]) -> dict[int, ActiveStack]:
-        """Stacks by module index for rows that see `blends`, one each; empty if none has an
-        adapter.
+        """Stacks by the number of the siblings, for rows that see `blends`, one each; empty if none
+        has an adapter.
         """
         adapters = {adapter.digest: adapter for blend in blends for adapter in blend.adapters}
         if not adapters:
@@ -106,9 +111,7 @@ class Slab:
         if self._is_mostly_idle() or self._would_be_full(adapters.values()):
             self._clear()
         try:
-            for adapter in adapters.values():
-                if adapter.digest not in self._slot_by_digest:
-                    self._append(adapter)
+            self._append(self._new(adapters.values()))
         except BaseException:  # half an adapter must not be taken for a whole one
             self._clear()
             raise
@@ -116,7 +119,7 @@ class Slab:
 
     def _would_be_full(self, adapters: Iterable[Adapter]) -> bool:
         """Whether idle adapters have to make room for new ones."""
-        new = [adapter for adapter in adapters if adapter.digest not in self._slot_by_digest]
+        new = self._new(adapters)
         rank = self.rank + sum(widest_rank(adapter) for adapter in new)
         return bool(new) and self._max_rank is not None and rank > self._max_rank
 
@@ -133,27 +136,47 @@ class Slab:
         )
         return 2 * idle >= self.rank > 0
 
-    def _append(self, adapter: Adapter) -> None:
-        slot = len(self._ranks)
-        self._slot_by_digest[adapter.digest] = slot
-        self._idle_steps[adapter.digest] = 0
-        self._ranks.append(widest_rank(adapter))
-        for name, factor in adapter.factors.items():
-            index = self._index[name]
-            out_features, in_features = self._shapes[index]
-            if index not in self._stacks:
-                self._stacks[index] = Stack(
-                    self._empty(0, in_features), self._empty(0, out_features)
-                )
-            self._stacks[index].append(factor.a, factor.b, slot, factor.scale)
+    def _new(self, adapters: Iterable[Adapter]) -> list[Adapter]:
+        return [adapter for adapter in adapters if adapter.digest not in self._slot_by_digest]
+
+    def _append(self, adapters: Sequence[Adapter]) -> None:
+        if not adapters:
+            return
+        slots = range(len(self._ranks), len(self._ranks) + len(adapters))
+        for slot, adapter in zip(slots, adapters, strict=True):
+            self._slot_by_digest[adapter.digest] = slot
+            self._idle_steps[adapter.digest] = 0
+            self._ranks.append(widest_rank(adapter))
+        for number, names in enumerate(self._siblings):
+            factors = [
+                {
+                    slot: adapter.factors[name]
+                    for slot, adapter in zip(slots, adapters, strict=True)
+                    if name in adapter.factors
+                }
+                for name in names
+            ]
+            if any(factors):
+                self._stack(number).append(factors)
         self._gather = None
+
+    def _stack(self, number: int) -> Stack:
+        if number not in self._stacks:
+            shapes = [self._shapes[name] for name in self._siblings[number]]
+            a = self._empty(0, shapes[0][1])
+            self._stacks[number] = Stack(a, [self._empty(0, out) for out, _ in shapes])
+        return self._stacks[number]
 
     def _empty(self, *size: int) -> torch.Tensor:
         return torch.empty(size, dtype=self._dtype, device=self._device)
 
     def _active(self, blends: Sequence[Blend]) -> dict[int, ActiveStack]:
         if self._gather is None:
-            self._gather = _Gather.of(self._stacks, self._device)
+            columns = {
+                number: [self._index[name] for name in self._siblings[number]]
+                for number in self._stacks
+            }
+            self._gather = _Gather.of(self._stacks, columns, self._device)
         weights = torch.zeros(len(blends), len(self._ranks), len(self._shapes))
         for row, blend in enumerate(blends):
             if blend.adapters:
@@ -163,8 +186,8 @@ class Slab:
         split = torch.split(coefficients, self._gather.sizes, dim=1)
         unused = torch.split(coefficients == 0, self._gather.sizes, dim=1)
         return {
-            index: ActiveStack(stack.a[: stack.rank], stack.b[: stack.rank], *parts)
-            for (index, stack), *parts in zip(self._stacks.items(), split, unused, strict=True)
+            number: ActiveStack(stack.a, stack.b, *parts)
+            for (number, stack), *parts in zip(self._stacks.items(), split, unused, strict=True)
         }
 
 
@@ -176,17 +199,28 @@ class _Gather:
 
     positions: torch.Tensor  # [total] into the flattened [slots, modules]
     scales: torch.Tensor  # [total]
-    sizes: list[int]  # ranks of each linear
+    sizes: list[int]  # ranks of each stack
 
     @classmethod
-    def of(cls, stacks: Mapping[int, Stack], device: torch.device) -> "_Gather":
-        slots = torch.tensor([slot for stack in stacks.values() for slot in stack.slots])
-        modules = torch.tensor([index for index, stack in stacks.items() for _ in stack.slots])
-        scales = [scale for stack in stacks.values() for scale in stack.scales]
+    def of(
+        cls,
+        stacks: Mapping[int, Stack],
+        columns: Mapping[int, Sequence[int]],
+        device: torch.device,
+    ) -> "_Gather":
+        """`columns`: of a blend's coefficients, for each linear of each stack."""
+        slots: list[int] = []
+        modules: list[int] = []
+        scales: list[float] = []
+        for number, stack in stacks.items():
+            for column, ranks in zip(columns[number], stack.ranks, strict=True):
+                modules += [column] * ranks
+            slots += [slot for by_linear in stack.slots for slot in by_linear]
+            scales += [scale for by_linear in stack.scales for scale in by_linear]
         return cls(
-            positions=torch.stack([slots, modules]).to(device),
+            positions=torch.tensor([slots, modules], device=device),
             scales=torch.tensor(scales, device=device),
-            sizes=[stack.rank for stack in stacks.values()],
+            sizes=[sum(stack.ranks) for stack in stacks.values()],
         )
 
     def coefficients(self, weights: torch.Tensor) -> torch.Tensor:
