@@ -130,4 +130,4 @@ def _sign(gguf: Path, folder: Path) -> None:
     (folder / MARKER).write_text(GGUF_SHA256 + "\n")
 
 
-STEPS = {"checking": _check, "dequantising (half a minute)": _dequantise, "signing": _sign}
+STEPS = {"checking": _check, "dequantising (about a minute)": _dequantise, "signing": _sign}

@@ -22,8 +22,6 @@ from server.engine.request import (
 )
 from server.presets.served import Served
 
-MAX_SEED = 2**64
-
 
 @dataclass(frozen=True, slots=True)
 class ChoiceOutput:
@@ -144,7 +142,7 @@ def _requests(
     served: Served, prompt: EncodedPrompt, sampling: SamplingParams, num_choices: int
 ) -> list[Request]:
     """The choices of one prompt: one seed, told apart by their number."""
-    seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % MAX_SEED
+    seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
     seeded = dataclasses.replace(sampling, seed=seed)
     members = tuple(Member(prompt.token_ids, blend) for blend in served.members)
     return [

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import JsonValue
 
-from server.api.answering import answer, answer_stream
+from server.api.answering import View, answer, answer_stream
 from server.api.body import json_body
 from server.api.chat import ChatView
 from server.api.completions import CompletionView
@@ -41,9 +41,7 @@ async def create_completion(
         logprobs=body.logprobs is not None,
     )
     generation = Generation.submit(service, served, prompts, sampling, body.num_choices)
-    if body.stream:
-        return await answer_stream(request, generation, view, include_usage=body.include_usage)
-    return await answer(request, generation, view)
+    return await _answer(request, body, generation, view)
 
 
 @router.post("/v1/chat/completions")
@@ -60,9 +58,7 @@ async def create_chat_completion(
     sampling = chat_sampling(body, served.defaults, limits)
     view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs))
     generation = Generation.submit(service, served, [prompt], sampling, body.num_choices)
-    if body.stream:
-        return await answer_stream(request, generation, view, include_usage=body.include_usage)
-    return await answer(request, generation, view)
+    return await _answer(request, body, generation, view)
 
 
 @router.get("/v1/models")
@@ -75,6 +71,14 @@ def list_models(service: ServiceDep) -> dict[str, JsonValue]:
 def get_model(model_id: str, service: ServiceDep) -> dict[str, JsonValue]:
     """One thing that can be called as `model`."""
     return service.catalog.model(model_id).to_json()
+
+
+async def _answer(
+    request: Request, body: CompletionBody | ChatBody, generation: Generation, view: View
+) -> Response:
+    if body.stream:
+        return await answer_stream(request, generation, view, include_usage=body.include_usage)
+    return await answer(request, generation, view)
 
 
 def _check_num_streams(service: Service, num_streams: int, param: str) -> None:
