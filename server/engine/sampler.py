@@ -2,8 +2,11 @@
 
 Random numbers are keyed by (seed, choice, token index) with a counter-based generator (Philox;
 Salmon et al., SC'11), so a request draws the same numbers whatever else is in the batch, and again
-after a preemption. A token is drawn by inverting the cumulative distribution in the order of the
-vocabulary, which small differences in logits move only at its steps.
+after a preemption. Tokens race: each draws an exponential number, and the largest ratio of
+probability to number wins (the Gumbel-max trick). What else is in a batch moves logits by rounding,
+and that changes the winner only where the two best ratios are as close as that. Inverting the
+cumulative distribution would change it near any of its steps, and in the tail they lie denser than
+rounding.
 """
 
 from collections.abc import Sequence
@@ -33,8 +36,8 @@ def sample(
     drawn = [i for i, group in enumerate(groups) if group.sampling.temperature > 0]
     if drawn:
         params = [groups[i].sampling for i in drawn]
-        uniforms = [_uniform(groups[i]) for i in drawn]
-        tokens[drawn] = _draw(scores[drawn], params, uniforms)
+        numbers = torch.stack([_exponentials(groups[i], scores.shape[-1]) for i in drawn])
+        tokens[drawn] = _draw(scores[drawn], params, numbers.to(scores.device))
     return _report(logits, tokens.tolist(), groups)
 
 
@@ -71,18 +74,20 @@ def _apply_penalties(scores: torch.Tensor, group: Group, eos: frozenset[int]) ->
         scores[sorted(ends)] = float("-inf")
 
 
-def _uniform(group: Group) -> float:
-    """One number in [0, 1) for the group's next token."""
-    counter = [len(group.output_tokens), group.request.choice, 0, 0]
-    generator = np.random.Generator(np.random.Philox(key=group.seed, counter=counter))
-    return float(generator.random())
+def _exponentials(group: Group, vocab_size: int) -> torch.Tensor:
+    """Exponential numbers for the group's next token, float32 [vocab]."""
+    counter = [0, len(group.output_tokens), group.request.choice, 0]  # the first one counts up
+    raw = np.random.Philox(key=group.seed, counter=counter).random_raw((vocab_size + 1) // 2)
+    words = torch.from_numpy(raw.view(np.uint32)[:vocab_size].astype(np.float32))
+    # Fine near 0, where the winners are: a token of probability p wins with a number of about p.
+    return words.add_(0.5).mul_(-(2**-32)).log1p_().neg_()
 
 
 def _draw(
-    scores: torch.Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]
+    scores: torch.Tensor, params: Sequence[SamplingParams], exponentials: torch.Tensor
 ) -> torch.Tensor:
-    """Truncate by top-k, top-p and min-p, in this order, and draw. `scores`: [rows, vocab] -> token
-    ids [rows].
+    """Truncate by top-k, top-p and min-p, in this order, and draw. `scores`, `exponentials`: [rows,
+    vocab] -> token ids [rows].
     """
     temperature = _column(scores, [p.temperature for p in params])
     scaled = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
@@ -95,11 +100,7 @@ def _draw(
             _keep_top_p(probabilities[row], param.top_p)
     min_p = _column(scores, [p.min_p for p in params])
     probabilities[probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)] = 0
-    cumulative = probabilities.double().cumsum(dim=-1)
-    targets = _column(cumulative, uniforms) * cumulative[:, -1:]
-    # right=True skips tokens of no probability; rounding up to the total would pass the last token
-    targets = torch.minimum(targets, cumulative[:, -1:].nextafter(torch.zeros_like(targets)))
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(1)
+    return (probabilities / exponentials).argmax(dim=-1)
 
 
 def _column(like: torch.Tensor, values: Sequence[float]) -> torch.Tensor:

@@ -38,13 +38,19 @@ def draws(make_group, count: int, logits: torch.Tensor = LOGITS, **sampling: obj
 
 
 def assert_distribution(tokens: list[int], expected: torch.Tensor) -> None:
-    """A chi-square test; tokens of probability zero must not occur."""
+    """A chi-square test, rare tokens counted as one; those of probability zero must not occur."""
     counts = torch.bincount(torch.tensor(tokens), minlength=len(expected)).double()
     possible = expected > 0
     assert counts[~possible].sum() == 0
     wanted = expected[possible].double()
     wanted *= len(tokens) / wanted.sum()
-    assert chisquare(counts[possible].numpy(), wanted.numpy()).pvalue > 1e-3
+    order = wanted.argsort()
+    first = int((wanted[order].cumsum(0) < 5).sum())  # rarer ones are counted with this one
+    pooled = [
+        torch.cat([part[order][: first + 1].sum()[None], part[order][first + 1 :]])
+        for part in (counts[possible], wanted)
+    ]
+    assert chisquare(pooled[0].numpy(), pooled[1].numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -98,6 +104,16 @@ def test_draws_depend_on_seed_choice_and_index_alone(make_group) -> None:
     assert alone == sample(logits.expand(3, -1), many, EOS)[1]
     later = make_group(seed=5, choice=2, output=(3,))
     assert alone != sample(logits, [later], EOS)[0]
+
+
+def test_rounding_does_not_change_draws(make_group) -> None:
+    """What else is in a batch moves logits by some 1e-5 at most; the drawn token stays, in the tail too."""
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(1, 20_000)  # a tail of many tokens with next to no probability
+    noisy = logits + 1e-5 * torch.randn(800, 20_000)
+    groups = [make_group(choice=i, seed=3) for i in range(800)]
+    exact = [token.token_id for token in sample(logits.expand(800, -1), groups, EOS)]
+    assert exact == [token.token_id for token in sample(noisy, groups, EOS)]
 
 
 def test_requests_without_a_seed_differ(make_group) -> None:
