@@ -107,7 +107,7 @@ def test_draws_depend_on_seed_choice_and_index_alone(make_group) -> None:
 
 
 def test_rounding_does_not_change_draws(make_group) -> None:
-    """What else is in a batch moves logits by some 1e-5 at most; the drawn token stays, in the tail too."""
+    """Logits that move by some 1e-5, as in another batch, draw the same token, in the tail too."""
     torch.manual_seed(0)
     logits = 3 * torch.randn(1, 20_000)  # a tail of many tokens with next to no probability
     noisy = logits + 1e-5 * torch.randn(800, 20_000)
