@@ -9,11 +9,12 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 VENV := .venv
+MERGEKIT_VENV := .venv-mergekit
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: serve setup test lint types check fmt bench clean
+.PHONY: serve setup test lint types check fmt conformance bench clean
 
 serve: setup
 	$(BIN)/mergeserve serve --demo --host $(HOST) --port $(PORT)
@@ -39,11 +40,15 @@ fmt: $(VENV)/.test
 soak: $(VENV)/.test
 	$(BIN)/pytest -m slow
 
+# Every merge method against mergekit itself, which lives in an environment of its own: not part of `make test`.
+conformance: $(VENV)/.test $(MERGEKIT_VENV)/.ready
+	MERGESERVE_MERGEKIT_PYTHON=$(MERGEKIT_VENV)/bin/python $(BIN)/pytest tests/merging/methods/conformance
+
 bench: $(VENV)/.test
 	$(BIN)/python -m bench.decode
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(MERGEKIT_VENV)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -60,4 +65,10 @@ $(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.test: $(VENV)/.serve
 	$(PIP) install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+$(MERGEKIT_VENV)/.ready: | $(BIN)/python
+	$(PYTHON) -m venv $(MERGEKIT_VENV)
+	$(MERGEKIT_VENV)/bin/python -m pip --disable-pip-version-check install -q $(TORCH)
+	$(MERGEKIT_VENV)/bin/python -m pip --disable-pip-version-check install -q mergekit==0.1.5
 	touch $@

@@ -1,8 +1,11 @@
 """What merging must know of the resident base: its linear layers, and its content's digest."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+
+LAYER = re.compile(r"(?:^|\.)([0-9]+)(?:\.|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +37,33 @@ class Base:
         """Column of each module in a blend's coefficients."""
         return {name: index for index, name in enumerate(self.linears)}
 
-    def depth(self, module: str) -> float:
-        """Where in the model a module lies, from 0 (the first layer) to 1 (the last).
-
-        It is mergekit's `t`: 0 outside the layers (embeddings, head), 1 in a model of one layer.
-        """
-        layer, _ = split_layer(module)
-        if layer is None:
-            return 0.0
-        return layer / (self.num_layers - 1) if self.num_layers > 1 else 1.0
-
 
 def split_layer(module: str) -> tuple[int | None, str]:
     """Split a module path into its layer and its kind.
 
     `model.layers.3.self_attn.q_proj` is (3, "self_attn.q_proj"); `lm_head` is (None, "lm_head").
     """
-    parts = module.split(".")
-    for index, part in enumerate(parts):
-        # The first number is the layer: in `layers.3.mlp.experts.5.up_proj` it is 3.
-        if part.isdecimal():
-            return int(part), ".".join(parts[index + 1 :])
-    return None, module
+    place = locate(module)
+    return (None, module) if place is None else (place.layer, place.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlace:
+    """A name inside the layers: `model.layers.3.mlp` is ("model.layers", 3, "mlp")."""
+
+    root: str
+    layer: int
+    kind: str
+
+    def at(self, layer: int) -> str:
+        """The name of the same place in another layer."""
+        return f"{self.root}.{layer}.{self.kind}"
+
+
+def locate(name: str) -> LayerPlace | None:
+    """Where in the layers a module or tensor lies; None outside of them."""
+    # The first number is the layer: in `layers.3.mlp.experts.5.up_proj` it is 3.
+    found = LAYER.search(name)
+    if found is None:
+        return None
+    return LayerPlace(name[: found.start()].rstrip("."), int(found[1]), name[found.end() :])

@@ -13,9 +13,11 @@ class Blend:
 
     `coefficients`: float32 [num_adapters, num_modules]; columns are in the order of `Base.linears`.
     They hold the recipe's weights only; an adapter's own scale (alpha / r) stays in its `LowRank`.
+    `base_scales`: float32 [num_modules], factors on each `W0`; None if all are 1.
     `digest` identifies the weights: equal digests mean equal weights.
     """
 
     digest: str
     adapters: tuple[Adapter, ...]
     coefficients: torch.Tensor
+    base_scales: torch.Tensor | None = None

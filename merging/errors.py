@@ -4,7 +4,8 @@
     ├── SourceError            a source folder cannot be used
     │   └── BaseMismatchError  a source was trained on another base
     ├── RecipeError            a recipe is malformed: unknown method or parameter, weight not finite
-    └── PlanError              a recipe is well formed but cannot be built
+    ├── PlanError              a recipe is well formed but cannot be built
+    └── OutputError            a result cannot be written, or not in the form that is asked for
 
 Each carries every reason that was found, not only the first.
 """
@@ -34,3 +35,7 @@ class RecipeError(MergingError):
 
 class PlanError(MergingError):
     """A recipe is well formed but cannot be built from these sources on this base."""
+
+
+class OutputError(MergingError):
+    """A result cannot be written where, or in the form that, it was asked for."""

@@ -1,78 +1,106 @@
 """A plan: what a recipe becomes on this base with these sources, and why."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from merging.adapter import Adapter
 from merging.base import Base
 from merging.blend import Blend
+from merging.blending import Array, Gram, combine, make_blend
 from merging.digest import json_digest
 from merging.errors import PlanError
-from merging.explanation import Explanation, SourceExplanation, group_coefficients
+from merging.explaining import blend_groups, explain_source, shared_groups, variant_groups
+from merging.explanation import Explanation
+from merging.fit import fit_problems
+from merging.gram import adapter_gram
+from merging.layout import Layout, lay_out, range_problems, tensor_names
 from merging.methods import METHODS
-from merging.recipe import BASE, Recipe
-from merging.resolution import FLOAT32_MAX, resolve_recipe
-from merging.wording import shown
+from merging.models import Models, Source
+from merging.path import why_blended, why_written
+from merging.recipe import Recipe
+from merging.refusals import dtype_reasons, model_reasons, source_reasons
+from merging.resolution import Resolution, resolve_recipe
+from merging.shares import blend_means, mean_shares
+from merging.source import Weights
+from merging.variant import VariantPlan
+from merging.writing import make_variant
 
-Array = npt.NDArray[np.float64]
+__all__ = ["Plan", "base_plan", "plan", "source_reasons"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """A recipe compiled for a base.
 
-    `path` says how it is served and `reason` why. `adapters` has the recipe's sources but the base;
-    `coefficients` what it resolves to for each source: float64 [num_modules], columns in the order
-    of `base.linears`. `members` has their means over the modules that the source touches, and
-    `weights` the means of the sources' weights, as they were before the method combined them.
+    `path` says how it is served and `reason` why. `blend` has the digest on every path, and is
+    empty where a `variant` is to be built. `sources` has the recipe's models but the base.
+
+    `coefficients` of a blend are what the recipe resolves to for each source: float64
+    [num_modules], columns in the order of `base.linears`; a variant has none. `members` has the
+    mean coefficient of each source over the tensors that it touches, and `weights` the means of the
+    sources' weights, as they were before the method combined them. Of a variant the members are
+    its `shares`: none for a method without weights.
     """
 
-    path: Literal["base", "blend"]
+    path: Literal["base", "blend", "variant"]
     reason: str
     blend: Blend
     base: Base
-    adapters: Mapping[str, Adapter]
+    sources: Mapping[str, Source]
     coefficients: Mapping[str, Array]
     members: Mapping[str, float]
     weights: Mapping[str, float]
+    variant: VariantPlan | None = None
     build_seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """Those of the sources that are adapters."""
+        return {name: s for name, s in self.sources.items() if isinstance(s, Adapter)}
+
+    @property
+    def digest(self) -> str:
+        """Identifies the weights."""
+        return self.blend.digest
+
     def explain(self) -> Explanation:
         """The plan in plain values."""
-        active = self.blend.adapters
+        active, variant = self.blend.adapters, self.variant
+        groups = {
+            name: blend_groups(self.sources.get(name), self.base, row)
+            for name, row in self.coefficients.items()
+        }
+        if variant is not None:
+            groups = {
+                name: variant_groups(variant, name) for name in {*self.sources, *variant.sources}
+            }
         return Explanation(
             path=self.path,
             reason=self.reason,
-            digest=self.blend.digest,
-            num_bytes=sum(adapter.num_bytes for adapter in active),
+            digest=self.digest,
+            num_bytes=sum(a.num_bytes for a in active) if variant is None else variant.num_bytes,
             max_rank=max((_total_rank(active, module) for module in self.base.linears), default=0),
             build_seconds=self.build_seconds,
-            sources=tuple(self._explain_source(name) for name in sorted(self.coefficients)),
+            sources=tuple(
+                explain_source(
+                    name,
+                    self.sources.get(name),
+                    self.base,
+                    groups[name],
+                    self.members.get(name),
+                    self.weights.get(name),
+                )
+                for name in sorted(groups)
+            ),
             warnings=self.warnings,
-        )
-
-    def _explain_source(self, name: str) -> SourceExplanation:
-        adapter, row = self.adapters.get(name), self.coefficients[name]
-        factors = adapter.factors if adapter is not None else {}
-        modules = self.base.linears if adapter is None else factors
-        touched = {m: float(row[i]) for m, i in self.base.module_index.items() if m in modules}
-        return SourceExplanation(
-            name=name,
-            kind="base" if adapter is None else "adapter",
-            digest=self.base.digest if adapter is None else adapter.digest,
-            num_bytes=0 if adapter is None else adapter.num_bytes,
-            num_modules=len(touched),
-            ranks=tuple(sorted({factor.rank for factor in factors.values()})),
-            coefficient=self.members[name],
-            weight=self.weights.get(name),
-            groups=group_coefficients(touched),
+            parameters=() if variant is None else shared_groups(variant),
+            num_layers=self.base.num_layers if variant is None else len(variant.layers),
+            num_written=0 if variant is None else len(variant.tensors),
         )
 
 
@@ -83,123 +111,98 @@ def _total_rank(adapters: tuple[Adapter, ...], module: str) -> int:
 def base_plan(base: Base) -> Plan:
     """The plan of the base alone: an empty blend."""
     digest = json_digest({"base": base.digest, "dtype": base.dtype})
-    blend = Blend(digest, (), torch.zeros(0, len(base.linears)))
-    return Plan("base", "the base as it is", blend, base, {}, {}, {}, {})
+    return Plan("base", "the base as it is", _empty(digest, base), base, {}, {}, {}, {})
+
+
+def _empty(digest: str, base: Base) -> Blend:
+    return Blend(digest, (), torch.zeros(0, len(base.linears)))
 
 
 def plan(
     recipe: Recipe,
-    adapters: Mapping[str, Adapter],
+    sources: Mapping[str, Source],
     base: Base,
     unusable: Mapping[str, str] | None = None,
+    *,
+    weights: Weights | None = None,
+    gram: Gram = adapter_gram,
 ) -> Plan:
-    """Compile a recipe for a base. `adapters` has its sources by name, and may have others.
+    """Compile a recipe for a base. `sources` has its models by name, and may have others.
 
-    `unusable` says of registered sources without an adapter why they have none. Raises PlanError
-    with every reason why the recipe cannot be built.
+    `unusable` says of registered sources without content why they have none. `weights` are the
+    base's tensors, by the names of the model's parameters; without them only linear methods of
+    adapters can be planned. `gram` is what geometric methods ask for inner products. Raises
+    PlanError with every reason why the recipe cannot be built.
     """
     start = perf_counter()
-    resolution = resolve_recipe(recipe, base)
-    reasons = [*_unavailable(recipe, base), *source_reasons(recipe.sources, adapters, unusable)]
-    reasons += _foreign(recipe, adapters, base)
-    reasons += resolution.reasons
+    used = {name: sources[name] for name in sorted(recipe.models & sources.keys())}
+    models = Models(base, weights, used)
+    reasons = [
+        *dtype_reasons(recipe, base),
+        *source_reasons(sorted(recipe.models), sources, unusable),
+        *model_reasons(recipe, base),
+    ]
+    if ranges := list(range_problems(recipe, base)):
+        raise PlanError(reasons + ranges)
+    names = tensor_names(base, None if weights is None else weights.shapes)
+    layout = lay_out(recipe, base, names, models.digests)
+    resolution = resolve_recipe(recipe, layout)
+    reasons += [*resolution.reasons, *fit_problems(layout, models)]
     if reasons:
         raise PlanError(reasons)
-    used = {name: adapters[name] for name in recipe.sources if name != BASE}
-    rows = resolution.coefficients
-    columns = {name: _columns(used.get(name), base) for name in rows}
-    digest = recipe.digest({name: adapter.digest for name, adapter in used.items()}, base)
-    return Plan(
-        path="blend",
-        reason=f"{recipe.method} of adapters is a sum of low-rank deltas: no weights are written",
-        blend=_blend(digest, used, rows, base),
-        base=base,
-        adapters=used,
-        coefficients=rows,
-        members={name: _mean(row[columns[name]]) for name, row in rows.items()},
-        weights={name: _mean(row[columns[name]]) for name, row in resolution.weights.items()},
-        build_seconds=perf_counter() - start,
-        warnings=(*resolution.warnings, *_inert(recipe), *_warnings(used)),
+    made = _compile(recipe, layout, resolution, models, gram)
+    warnings = (*resolution.warnings, *_inert(recipe), *_warnings(made))
+    return replace(made, build_seconds=perf_counter() - start, warnings=warnings)
+
+
+def _compile(
+    recipe: Recipe, layout: Layout, resolution: Resolution, models: Models, gram: Gram
+) -> Plan:
+    """Compile what was found to fit; PlanError if the path that it needs is not possible."""
+    method, base = METHODS[recipe.method], models.base
+    digest = recipe.digest(models.digests, base)
+    reason = why_written(method, layout, resolution.tensors, models)
+    if models.resident is None and (reason is not None or method.kind == "geometric"):
+        needs = reason or f"{method.name} needs the tensors of the base"
+        raise PlanError(
+            f"{needs}; but the files of the base could not be mapped, and without them only linear "
+            "methods of adapters are possible"
+        )
+    if reason is None:
+        combined = combine(method, layout, resolution.tensors, models, gram)
+        members, weights = blend_means(combined.rows, layout, resolution.tensors, models)
+        blend = make_blend(digest, combined, models)
+        rows, sources = combined.rows, models.sources
+        return Plan("blend", why_blended(method), blend, base, sources, rows, members, weights)
+    variant = make_variant(
+        method,
+        layout,
+        resolution.tensors,
+        models,
+        digest=digest,
+        dtype=recipe.dtype or base.dtype,
+        seed=recipe.seed,
     )
-
-
-def source_reasons(
-    names: Iterable[str],
-    adapters: Mapping[str, Adapter],
-    unusable: Mapping[str, str] | None = None,
-) -> Iterator[str]:
-    """Why sources cannot be used, one reason for each that has no adapter."""
-    unusable = unusable or {}
-    for name in names:
-        if name in unusable:
-            yield f"sources.{name}: cannot be used: {unusable[name]}"
-        elif name != BASE and name not in adapters:
-            known = shown(sorted({*adapters, *unusable}), limit=20) or "none"
-            yield f"sources.{name}: is not a registered source; registered are: {known}"
-
-
-def _unavailable(recipe: Recipe, base: Base) -> Iterator[str]:
-    if recipe.slices is not None:
-        yield "slices: stacking layers is not available in this release; leave slices out"
-    if recipe.dtype not in (None, base.dtype):
-        yield f"dtype: a blend computes in the base's {base.dtype}, not in {recipe.dtype}"
-
-
-def _foreign(recipe: Recipe, adapters: Mapping[str, Adapter], base: Base) -> Iterator[str]:
-    for name in sorted(recipe.sources.keys() & adapters.keys()):
-        if unknown := [m for m in adapters[name].factors if m not in base.linears]:
-            yield f"sources.{name}: the base has no linear layer named {shown(unknown)}"
-
-
-def _blend(
-    digest: str, adapters: Mapping[str, Adapter], rows: Mapping[str, Array], base: Base
-) -> Blend:
-    """Add up the names of one content, and leave out the adapters that come to nothing.
-
-    Raises PlanError if a sum is beyond float32.
-    """
-    by_digest: dict[str, list[str]] = {}
-    for name, adapter in adapters.items():
-        by_digest.setdefault(adapter.digest, []).append(name)
-    active, totals = [], []
-    for _, names in sorted(by_digest.items()):
-        # Sorted, so that the rounding of the sum does not depend on names.
-        total = np.sort([rows[name] for name in names], axis=0).sum(axis=0)
-        if not (abs(total) <= FLOAT32_MAX).all():
-            raise PlanError(
-                f"sources {' and '.join(names)} have the same content, and the sum of their "
-                "coefficients is not a finite float32"
-            )
-        if total[_columns(adapters[names[0]], base)].any():
-            active.append(adapters[names[0]])
-            totals.append(total)
-    shape = (len(active), len(base.linears))
-    coefficients = torch.from_numpy(np.array(totals, dtype=np.float64).reshape(shape))
-    return Blend(digest, tuple(active), coefficients.to(torch.float32))
-
-
-def _columns(adapter: Adapter | None, base: Base) -> list[int]:
-    """Columns of the modules that a source touches; the base touches all."""
-    touched = base.linears if adapter is None else adapter.factors
-    return [base.module_index[module] for module in touched]
-
-
-def _mean(row: Array) -> float:
-    # The mean of equal values is that value, without the rounding of a sum.
-    return float(row[0]) if (row == row[0]).all() else float(row.mean())
+    members, weights = mean_shares(variant)
+    empty = _empty(digest, base)
+    return Plan("variant", reason, empty, base, models.sources, {}, members, weights, variant)
 
 
 def _inert(recipe: Recipe) -> Iterator[str]:
-    given = {*recipe.parameters, *(name for source in recipe.sources.values() for name in source)}
+    parts = recipe.slices or ()
+    levels = [recipe.parameters, *recipe.sources.values(), *(part.parameters for part in parts)]
+    levels += [source.parameters for part in parts for source in part.sources]
+    given = {name for level in levels for name in level}
     for parameter in METHODS[recipe.method].parameters:
         if parameter.doc.inert and parameter.name in given:
             yield f"{parameter.name} has no effect in {recipe.method}"
 
 
-def _warnings(adapters: Mapping[str, Adapter]) -> Iterator[str]:
+def _warnings(plan: Plan) -> Iterator[str]:
     names: dict[str, list[str]] = {}
-    for name, adapter in sorted(adapters.items()):
-        names.setdefault(adapter.digest, []).append(name)
+    for name, source in sorted(plan.sources.items()):
+        names.setdefault(source.digest, []).append(name)
+    so = "their coefficients are added" if plan.path == "blend" else "they count as two models"
     for same in names.values():
         if len(same) > 1:
-            yield f"{' and '.join(same)} have the same content: their coefficients are added"
+            yield f"{' and '.join(same)} have the same content: {so}"

@@ -1,7 +1,7 @@
-"""A recipe: method, sources, parameters and seed; declarative, with one canonical JSON text."""
+"""A recipe: method, models, parameters and seed; declarative, with one canonical JSON text."""
 
-from collections.abc import Iterator, Mapping
-from typing import Final, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,34 +17,65 @@ from merging.base import Base
 from merging.digest import canonical_json, json_digest
 from merging.errors import RecipeError
 from merging.methods import METHODS
-from merging.methods.method import Method, Parameter
-from merging.setting import Entry, Setting, chain, setting_json
+from merging.methods.method import Method
+from merging.methods.parameter import Parameter
+from merging.mistakes import BASE, mistakes
+from merging.section import Section
+from merging.setting import Setting, chain, setting_json
 
-BASE: Final = "base"
-"""The name of the resident base among the sources."""
+Settings = dict[str, JsonValue]
+Layer = Annotated[int, Field(ge=0, strict=True)]
+DType = Literal["bfloat16", "float16", "float32"]
+
+__all__ = ["BASE", "Recipe", "Slice", "SliceSource"]
+
+FROZEN: Final = ConfigDict(extra="forbid", frozen=True)
+
+
+class SliceSource(BaseModel):
+    """Layers `layer_range[0]` to `layer_range[1] - 1` of one model, with its own settings."""
+
+    model_config = FROZEN
+
+    model: str
+    layer_range: tuple[Layer, Layer]
+    parameters: Settings = {}
+
+
+class Slice(BaseModel):
+    """Consecutive layers of the result, merged from as many of each source; mergekit's shape."""
+
+    model_config = FROZEN
+
+    sources: tuple[SliceSource, ...]
+    base_model: str | None = None
+    parameters: Settings = {}
 
 
 class Recipe(BaseModel):
     """What to merge and how. Building one from bad data raises RecipeError with every reason.
 
     `sources` maps a source's name to its own settings, `parameters` holds the recipe's settings and
-    those that every source falls back to. The order of sources never matters.
+    those that every source falls back to. The order of sources never matters, that of slices does.
+    `base_model` is what deltas are relative to, and the first end of a method with two: a source,
+    "base" (the resident model), or None where the method can do without. A method that takes its
+    base as one more source does not look at it. `dtype` is that of the result.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = FROZEN
 
     method: str
-    base_model: Literal["base"] = BASE
-    sources: dict[str, dict[str, JsonValue]] = Field(min_length=1)
-    parameters: dict[str, JsonValue] = {}
-    slices: JsonValue = None
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    base_model: str | None = BASE
+    sources: dict[str, Settings] = Field(min_length=1)
+    parameters: Settings = {}
+    slices: tuple[Slice, ...] | None = None
+    dtype: DType | None = None
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
 
     @model_validator(mode="wrap")
     @classmethod
     def _collect(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        reasons = list(_reasons(data)) if isinstance(data, Mapping) else []
+        reasons = list(mistakes(data)) if isinstance(data, Mapping) else []
         try:
             recipe = handler(data)
         except ValidationError as error:
@@ -54,101 +85,121 @@ class Recipe(BaseModel):
             raise RecipeError(reasons)
         return recipe
 
-    def setting(self, parameter: Parameter, source: str | None = None) -> Setting:
+    @property
+    def models(self) -> frozenset[str]:
+        """The names of all models whose content decides the result, beside the resident base."""
+        bases = {section.base_model for section in self.sections(1)} - {None}
+        return frozenset({*self.sources, *(name for name in bases if name)}) - {BASE}
+
+    def sections(
+        self, num_layers: int, digests: Mapping[str, str] | None = None
+    ) -> tuple[Section, ...]:
+        """The slices, or one section of all `num_layers` layers.
+
+        The sources of each are sorted by name, or with `digests` by content, so that names do not
+        decide how sums are rounded.
+        """
+        if self.slices is None:
+            base_model = None if self._method.base == "input" else self.base_model
+            starts = dict.fromkeys(self.sources, 0) | (
+                {} if base_model is None else {base_model: 0}
+            )
+            sources = self._sorted(self.sources, None, digests)
+            return (Section(None, base_model, sources, starts, num_layers),)
+        return tuple(self._section(index, part, digests) for index, part in enumerate(self.slices))
+
+    def _section(self, index: int, part: Slice, digests: Mapping[str, str] | None) -> Section:
+        base_model = None if self._method.base == "input" else part.base_model or self.base_model
+        starts = {source.model: source.layer_range[0] for source in part.sources}
+        sources = self._sorted(starts.keys() - {base_model}, index, digests)
+        low, high = part.sources[0].layer_range
+        if base_model is not None:  # one that is not listed takes part with the same layers
+            starts.setdefault(base_model, low)
+        return Section(index, base_model, sources, starts, high - low)
+
+    @property
+    def _method(self) -> Method:
+        return METHODS[self.method]
+
+    def _sorted(
+        self, names: Iterable[str], index: int | None, digests: Mapping[str, str] | None
+    ) -> tuple[str, ...]:
+        known = {} if digests is None else {**digests, BASE: ""}
+        found = sorted(names, key=lambda name: (known.get(name, ""), name))
+        if len({known.get(name, name) for name in found}) < len(found):  # sources of one content
+            found.sort(
+                key=lambda n: (known.get(n, ""), canonical_json(self.settings_json(n, index)))
+            )
+        return tuple(found)
+
+    def setting(
+        self, parameter: Parameter, source: str | None = None, index: int | None = None
+    ) -> Setting:
         """What a parameter is set to, with what it falls back to when a filter does not match.
 
-        Precedence: the source's own setting, the recipe's, the method's default.
+        Precedence: the source's own setting in the slice of this `index`, its own in `sources`, the
+        slice's, the recipe's, the method's default.
         """
-        places = [("parameters", self.parameters)]
+        part = self.slices[index] if self.slices is not None and index is not None else None
+        places: list[Settings] = [self.parameters]
+        if part is not None:
+            places.insert(0, part.parameters)
         if source is not None:
-            places.insert(0, (f"sources.{source}", self.sources[source]))
+            places.insert(0, self.sources.get(source, {}))
+            listed = part.sources if part is not None else ()
+            places = [s.parameters for s in listed if s.model == source] + places
         settings = [
-            parameter.parse(values[parameter.name], f"{path}.{parameter.name}")
-            for path, values in places
+            parameter.parse(values[parameter.name], parameter.name)
+            for values in places
             if parameter.name in values
         ]
-        if parameter.default is not None:
-            settings.append((Entry((parameter.default,)),))
-        return chain(settings)
+        return chain([*settings, parameter.default_setting])
 
-    def canonical(self, source_digests: Mapping[str, str], base: Base) -> str:
-        """The canonical JSON text: defaults filled in, sources by content, and no names.
+    def canonical(self, digests: Mapping[str, str], base: Base) -> str:
+        """The canonical JSON text: defaults filled in, models by content, and no names.
 
-        `source_digests` maps every source but the base to the digest of its content.
+        `digests` maps each of `models` to the digest of its content.
         """
-        return canonical_json(self._content(source_digests, base))
+        return canonical_json(self._content(digests, base))
 
-    def digest(self, source_digests: Mapping[str, str], base: Base) -> str:
+    def digest(self, digests: Mapping[str, str], base: Base) -> str:
         """Digest of the canonical text: equal digests mean equal weights, whatever the names."""
-        return json_digest(self._content(source_digests, base))
+        return json_digest(self._content(digests, base))
 
-    def _content(self, source_digests: Mapping[str, str], base: Base) -> JsonValue:
-        method, digests = METHODS[self.method], {BASE: base.digest, **source_digests}
-        sources = [
-            [digests[name], _settings_json(self, method, name)] for name in sorted(self.sources)
-        ]
+    def _content(self, digests: Mapping[str, str], base: Base) -> JsonValue:
+        known = {BASE: base.digest, **digests}
         return {
             "method": self.method,
             "base": base.digest,
             "dtype": self.dtype or base.dtype,
-            "sources": sorted(sources, key=canonical_json),
-            "parameters": _settings_json(self, method, None),
-            "slices": self.slices,
+            "slices": [self._slice(part, known) for part in self.sections(base.num_layers)],
             "seed": self.seed,
         }
 
+    def _slice(self, part: Section, digests: Mapping[str, str]) -> JsonValue:
+        sources: list[JsonValue] = [
+            [digests[name], part.starts[name], self.settings_json(name, part.index)]
+            for name in part.sources
+        ]
+        base: JsonValue = None
+        if part.base_model is not None:
+            base = [digests[part.base_model], part.starts[part.base_model]]
+        return {
+            "num_layers": part.num_layers,
+            "base_model": base,
+            "sources": sorted(sources, key=canonical_json),
+            "parameters": self.settings_json(None, part.index),
+        }
 
-def _settings_json(recipe: Recipe, method: Method, source: str | None) -> JsonValue:
-    scope = "recipe" if source is None else "source"
-    parameters = (p for p in method.parameters if p.scope == scope and not p.doc.inert)
-    return {p.name: setting_json(recipe.setting(p, source)) for p in parameters}
+    def settings_json(self, source: str | None, index: int | None) -> Settings:
+        """All that is set for a source, or for a slice if it is None, with defaults filled in."""
+        scope = "recipe" if source is None else "source"
+        return {
+            p.name: setting_json(self.setting(p, source, index))
+            for p in self._method.parameters
+            if p.scope == scope and not p.doc.inert
+        }
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in loc) or "recipe"
-
-
-def _reasons(data: Mapping[str, object]) -> Iterator[str]:
-    """What the types alone do not tell: every method, parameter and value that is wrong."""
-    name, sources, parameters = data.get("method"), data.get("sources"), data.get("parameters")
-    if not isinstance(name, str):
-        return
-    if name not in METHODS:
-        yield f"method: {name!r} is not known; known are {', '.join(METHODS)}"
-        return
-    method = METHODS[name]
-    shared = parameters if isinstance(parameters, Mapping) else {}
-    yield from _setting_reasons(method, "parameters", shared, in_source=False)
-    for source, settings in sources.items() if isinstance(sources, Mapping) else ():
-        if isinstance(settings, Mapping):
-            yield from _source_reasons(method, source, settings, shared)
-
-
-def _source_reasons(
-    method: Method, source: str, settings: Mapping[str, object], shared: Mapping[str, object]
-) -> Iterator[str]:
-    path = f"sources.{source}"
-    if source == BASE and not method.takes_base:
-        yield f"{path}: is not a source of {method.name}, its delta is zero; leave it out"
-        return
-    yield from _setting_reasons(method, path, settings, in_source=True)
-    for parameter in method.parameters:
-        required = parameter.scope == "source" and parameter.default is None
-        if required and parameter.name not in settings and parameter.name not in shared:
-            yield f"{path}.{parameter.name}: is missing"
-
-
-def _setting_reasons(
-    method: Method, path: str, settings: Mapping[str, object], in_source: bool
-) -> Iterator[str]:
-    for name, value in settings.items():
-        parameter, known = method.parameter(name), ", ".join(p.name for p in method.parameters)
-        if parameter is None:
-            yield f"{path}.{name}: {method.name} has no parameter {name!r}; it has {known}"
-        elif in_source and parameter.scope == "recipe":
-            yield f"{path}.{name}: belongs to the whole recipe; put it under 'parameters'"
-        else:
-            try:
-                parameter.parse(value, f"{path}.{name}")
-            except RecipeError as error:
-                yield from error.reasons

@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from merging.errors import RecipeError
 
-Scalar = bool | float
-Kind = Literal["number", "boolean"]
+Scalar = bool | float | str
+Kind = Literal["number", "boolean", "integer", "choice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,16 @@ class Entry:
         return self.filter is None or self.filter in tensor_name
 
     def at(self, t: float) -> Scalar:
-        """The value at depth `t` in [0, 1]: between two numbers linear, of booleans the lower."""
+        """The value at depth `t` in [0, 1]: between two numbers linear, of all else the lower."""
         if len(self.values) == 1:
             return self.values[0]
         position = t * (len(self.values) - 1)
         low = int(position)
-        if isinstance(self.values[0], bool):
-            return self.values[low]
         high, fraction = min(low + 1, len(self.values) - 1), position - low
-        return (1 - fraction) * self.values[low] + fraction * self.values[high]
+        first, second = self.values[low], self.values[high]
+        if low == high or not (isinstance(first, float) and isinstance(second, float)):
+            return first
+        return (1 - fraction) * first + fraction * second
 
 
 Setting = tuple[Entry, ...]
@@ -49,7 +50,7 @@ Setting = tuple[Entry, ...]
 def resolve(setting: Setting, tensor_name: str, t: float) -> Scalar | None:
     """The setting's value for one tensor, or None if none of its filters matches.
 
-    `tensor_name` is the full name, `model.layers.0.mlp.up_proj.weight`; `t` is `Base.depth` of it.
+    `tensor_name` is the full name, `model.layers.0.mlp.up_proj.weight`; `t` its `Section.depth`.
     """
     for entry in setting:
         if entry.matches(tensor_name):
@@ -82,13 +83,21 @@ def _values_json(values: tuple[Scalar, ...]) -> JsonValue:
     return values[0] if len(values) == 1 else list(values)
 
 
-def parse_setting(value: object, path: str, kind: Kind) -> Setting:
-    """Read a setting from plain JSON. `path` says where it stands, `kind` what its scalars are.
+def parse_setting(value: object, path: str, kind: Kind, choices: tuple[str, ...] = ()) -> Setting:
+    """Read a setting from plain JSON. `path` says where it stands, `kind` what its scalars are,
+    and `choices` those of kind "choice".
 
     Raises RecipeError with a reason, led by its path, for every scalar or entry that is wrong.
     """
     reasons: list[str] = []
     setting = tuple(_entries(value, path, kind, reasons))
+    if kind == "choice":
+        reasons += [
+            f"{path}: must be one of {', '.join(choices)}, got {scalar!r}"
+            for entry in setting
+            for scalar in entry.values
+            if scalar not in choices
+        ]
     if reasons:
         raise RecipeError(reasons)
     return setting
@@ -139,6 +148,16 @@ def _scalar(value: object, path: str, kind: Kind, reasons: list[str]) -> Iterabl
             yield value
         else:
             reasons.append(f"{path}: must be true or false, got {value!r}")
+    elif kind == "choice":
+        if isinstance(value, str):
+            yield value
+        else:
+            reasons.append(f"{path}: must be text, got {value!r}")
+    elif kind == "integer":
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield value
+        else:
+            reasons.append(f"{path}: must be a whole number, got {value!r}")
     elif isinstance(value, bool) or not isinstance(value, int | float):
         reasons.append(f"{path}: must be a number, got {value!r}{_hint(value)}")
     elif not _is_finite(value):

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from merging.errors import PlanError
-from merging.methods.method import Combination, Doc, method
+from merging.methods.combination import Combination
+from merging.methods.method import method
+from merging.methods.parameter import Doc
 
 
-@method("linear", title="Linear", paper="https://arxiv.org/abs/2203.05482", takes_base=True)
+@method("linear", title="Linear", paper="https://arxiv.org/abs/2203.05482", base="input")
 def linear(
     weight: Annotated[Sequence[float], Doc("Share of the source in the mean.")],
     *,

@@ -1,112 +1,158 @@
-"""A merge method: a pure function, and the schema of its parameters, read from its signature."""
+"""A merge method: a pure function, and the schema of its parameters, read from its signature.
+
+A base `W0` and the deltas `tau_i = x_i - W0` of N sources are merged tensor by tensor. There are
+four kinds of methods, by what the function is given and what it returns:
+
+    linear       function(*parameters) -> Combination
+    geometric    function(gram, *parameters) -> Combination
+    elementwise  function(base, deltas, *parameters) -> what is added to the base's tensor
+    low_rank     function(factors, seed, digests, tensor_name, *parameters) -> LowRank, added too
+
+Without a base `W0` is zero and the deltas are the sources' tensors.
+"""
 
 import inspect
-import keyword
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import Final, Literal, TypeVar
 
+import torch
 from pydantic import JsonValue
 
-from merging.errors import RecipeError
-from merging.setting import Kind, Scalar, Setting, parse_setting
+from merging.adapter import LowRank
+from merging.methods.combination import Combination, merge_base, whole_gram
+from merging.methods.parameter import Parameter, parameters_of
+from merging.methods.trim import Trim
+from merging.setting import Scalar
 
-Scope = Literal["source", "recipe"]
+Kind = Literal["linear", "geometric", "elementwise", "low_rank"]
+BasePolicy = Literal["required", "optional", "input"]
+Vectors = Literal["all", "rows", "columns"]
+T = TypeVar("T")
+Merged = Combination | torch.Tensor | LowRank
+Values = Mapping[str, Scalar | tuple[Scalar, ...]]
+"""The parameters of one tensor by name: a scalar for the recipe's, a tuple for the sources'."""
 
-
-@dataclass(frozen=True, slots=True)
-class Doc:
-    """What a parameter does and the bounds of its scalars; annotates an argument of a method.
-
-    `default` is that of a source's parameter, whose argument is a sequence. An `inert` parameter is
-    accepted because other tools accept it there, and changes nothing; plans warn of it.
-    """
-
-    description: str
-    minimum: float | None = None
-    maximum: float | None = None
-    default: Scalar | None = None
-    inert: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One parameter: a value per source, or one for the recipe. A `default` of None: required."""
-
-    name: str
-    scope: Scope
-    type: Kind
-    default: Scalar | None
-    doc: Doc
-
-    @property
-    def argument(self) -> str:
-        """The name in Python, where `lambda` is a keyword."""
-        return f"{self.name}_" if keyword.iskeyword(self.name) else self.name
-
-    def parse(self, value: object, path: str) -> Setting:
-        """Read a setting of this parameter from plain JSON; `path` says where it stands.
-
-        Raises RecipeError with a reason for every scalar of the wrong type or out of bounds.
-        """
-        setting = parse_setting(value, path, self.type)
-        low, high = self.doc.minimum, self.doc.maximum
-        reasons = [
-            f"{path}: {number} is out of bounds: {low} to {high}"
-            for number in (number for entry in setting for number in entry.values)
-            if (low is not None and number < low) or (high is not None and number > high)
-        ]
-        if reasons:
-            raise RecipeError(reasons)
-        return setting
-
-    def describe(self) -> dict[str, JsonValue]:
-        """The parameter as plain JSON."""
-        return {
-            "name": self.name,
-            "scope": self.scope,
-            "type": self.type,
-            "required": self.default is None,
-            "default": self.default,
-            "minimum": self.doc.minimum,
-            "maximum": self.doc.maximum,
-            "description": self.doc.description,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Combination:
-    """What a linear method makes of one tensor: `base_scale * W0 + sum_i coefficients[i] * tau_i`.
-
-    `coefficients`: one per source, in the order of the method's arguments. `tau_i` is what source
-    i adds to the base's tensor `W0`.
-    """
-
-    coefficients: tuple[float, ...]
-    base_scale: float = 1.0
+GIVEN: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "linear": (),
+    "geometric": ("gram",),
+    "elementwise": ("base", "deltas"),
+    "low_rank": ("factors", "seed", "digests", "tensor_name"),
+}
+"""The arguments of a method's function that are not parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A merge method. `takes_base`: the base may be one of its sources, of delta zero."""
+    """A merge method.
+
+    `base`: "required"; "optional" (without one the method works on whole tensors); or "input" (it
+    knows no base, and takes one as one more source, of delta zero). `min_sources` and `max_sources`
+    count the sources beside the base. `pointwise`: an elementwise method that gives the same for
+    any slice of the flattened tensors. `trim`: an elementwise method masks each delta by it first.
+    """
 
     name: str
     title: str
     paper: str
     description: str
-    takes_base: bool
+    kind: Kind
+    base: BasePolicy
+    min_sources: int
+    max_sources: int | None
+    is_random: bool
+    pointwise: bool
     parameters: tuple[Parameter, ...]
-    function: Callable[..., Combination]
+    function: Callable[..., Merged]
+    trim: Trim | None
+    checker: Callable[..., None] | None
+    chooser: Callable[..., Vectors] | None
+
+    @property
+    def takes_base(self) -> bool:
+        """Whether the base may be one of its sources."""
+        return self.base == "input"
 
     def parameter(self, name: str) -> Parameter | None:
         return next((p for p in self.parameters if p.name == name), None)
 
-    def combine(self, values: Mapping[str, Scalar | tuple[Scalar, ...]]) -> Combination:
-        """Combine one tensor: a scalar for every recipe parameter, a tuple for every source one.
+    def check(self, values: Values) -> None:
+        """Raise PlanError if these values have no result, whatever the tensors."""
+        if self.kind == "linear":
+            self.combine(values)
+        elif self.checker is not None:
+            _call(self.checker, self._arguments(values))
 
-        Raises PlanError if these values have no result.
+    def vectors(self, values: Values) -> Vectors:
+        """The vectors that a geometric method combines: the whole flattened tensor, the rows (along
+        the last dimension), or the columns (along the first). A 1-d tensor is one row or column.
         """
-        return self.function(**{p.argument: values[p.name] for p in self.parameters})
+        return "all" if self.chooser is None else _call(self.chooser, self._arguments(values))
+
+    def combine(self, values: Values) -> Combination:
+        """Combine one tensor by a linear method. Raises PlanError if the values have no result."""
+        assert self.kind == "linear", f"{self.name} is not linear"
+        combination = self.function(**self._arguments(values))
+        assert isinstance(combination, Combination)
+        return combination
+
+    def combine_gram(
+        self, gram: torch.Tensor, values: Values, *, whole: bool = False
+    ) -> Combination:
+        """Combine vectors by a geometric method.
+
+        `gram`: float64 [..., N+1, N+1], inner products of W0 (entry 0; zeros without a base) and
+        the deltas; leading dimensions count vectors, and then the Combination holds float64 tensors
+        of them. `whole`: the method has no base here and works on the whole vectors `W0 + tau_i`;
+        the Combination is of W0 and the deltas all the same.
+
+        Raises PlanError if the values have no result.
+        """
+        assert self.kind == "geometric", f"{self.name} is not geometric"
+        seen = whole_gram(gram) if whole else gram
+        combination = self.function(seen, **self._arguments(values))
+        assert isinstance(combination, Combination)
+        return merge_base(combination) if whole else combination
+
+    def merge_deltas(
+        self, base: torch.Tensor, deltas: tuple[torch.Tensor, ...], values: Values
+    ) -> torch.Tensor:
+        """What an elementwise method adds to the base: float32, in the shape of `base`.
+
+        All are float32 of one shape; the deltas are already trimmed.
+        """
+        assert self.kind == "elementwise", f"{self.name} is not elementwise"
+        merged = self.function(base, deltas, **self._arguments(values))
+        assert isinstance(merged, torch.Tensor)
+        return merged
+
+    def merge_factors(
+        self,
+        factors: Sequence[LowRank],
+        values: Values,
+        *,
+        seed: int,
+        digests: Sequence[str],
+        tensor_name: str,
+    ) -> LowRank:
+        """What a low-rank method adds to the base's tensor `tensor_name`, as factors.
+
+        `factors`: those of the adapters that touch the module, in their own dtype; `digests` are
+        the adapters', and `values` theirs alone, in the same order, which does not matter.
+        """
+        assert self.kind == "low_rank", f"{self.name} is not low_rank"
+        keys = {"seed": seed, "digests": digests, "tensor_name": tensor_name}
+        merged = self.function(factors=factors, **keys, **self._arguments(values))
+        assert isinstance(merged, LowRank)
+        return merged
+
+    def trim_values(self, values: Values, source: int) -> dict[str, Scalar]:
+        """The arguments of the trim for the source at this index: all that its mask depends on
+        beside the delta and the random numbers.
+        """
+        names = self.trim.parameters if self.trim is not None else ()
+        given = {name: values[name] for name in names}
+        return {n: v[source] if isinstance(v, tuple) else v for n, v in given.items()}
 
     def describe(self) -> dict[str, JsonValue]:
         """The method and its parameters as plain JSON."""
@@ -115,36 +161,51 @@ class Method:
             "title": self.title,
             "paper": self.paper,
             "description": self.description,
+            "kind": self.kind,
+            "base": self.base,
             "takes_base": self.takes_base,
+            "min_sources": self.min_sources,
+            "max_sources": self.max_sources,
+            "is_random": self.is_random,
             "parameters": [parameter.describe() for parameter in self.parameters],
         }
 
+    def _arguments(self, values: Values) -> dict[str, Scalar | tuple[Scalar, ...]]:
+        return {p.argument: values[p.name] for p in self.parameters}
+
 
 def method(
-    name: str, *, title: str, paper: str, takes_base: bool = False
-) -> Callable[[Callable[..., Combination]], Method]:
-    """Make a Method of a function of the resolved values of one tensor.
+    name: str,
+    *,
+    title: str,
+    paper: str,
+    kind: Kind = "linear",
+    base: BasePolicy = "required",
+    min_sources: int = 1,
+    max_sources: int | None = None,
+    is_random: bool = False,
+    pointwise: bool = False,
+    trim: Trim | None = None,
+    check: Callable[..., None] | None = None,
+    vectors: Callable[..., Vectors] | None = None,
+) -> Callable[[Callable[..., Merged]], Method]:
+    """Make a Method of a function; its signature declares the parameters (see `parameters_of`).
 
-    Every argument is annotated with a Doc: `Annotated[Sequence[float], Doc(…)]` is a parameter of
-    each source, `Annotated[float, Doc(…)]` or `Annotated[bool, Doc(…)]` one of the recipe.
+    `check` and `vectors` (see `Method`) take those of the parameters that they name.
     """
 
-    def decorate(function: Callable[..., Combination]) -> Method:
-        hints = get_type_hints(function, include_extras=True)
-        arguments = inspect.signature(function).parameters.values()
-        parameters = tuple(_parameter(argument, hints[argument.name]) for argument in arguments)
+    def decorate(function: Callable[..., Merged]) -> Method:
         description = inspect.getdoc(function)
         assert description, f"{name} has no docstring"
-        return Method(name, title, paper, description, takes_base, parameters, function)
+        parameters = parameters_of(function, GIVEN[kind])
+        return Method(
+            name, title, paper, description, kind, base, min_sources, max_sources, is_random,
+            pointwise, parameters, function, trim, check, vectors,
+        )  # fmt: skip
 
     return decorate
 
 
-def _parameter(argument: inspect.Parameter, annotation: object) -> Parameter:
-    assert get_origin(annotation) is Annotated, f"{argument.name} is not annotated with a Doc"
-    value_type, doc = get_args(annotation)
-    scope: Scope = "source" if get_origin(value_type) is Sequence else "recipe"
-    scalar = get_args(value_type)[0] if scope == "source" else value_type
-    kinds: Mapping[object, Kind] = {float: "number", bool: "boolean"}
-    default = doc.default if argument.default is argument.empty else argument.default
-    return Parameter(argument.name.rstrip("_"), scope, kinds[scalar], default, doc)
+def _call(function: Callable[..., T], arguments: Mapping[str, object]) -> T:
+    names = inspect.signature(function).parameters
+    return function(**{name: arguments[name] for name in names})

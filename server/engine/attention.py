@@ -42,10 +42,11 @@ def attention_forward(
     batch, layer = mergeserve_batch, int(module.layer_idx)  # type: ignore[arg-type]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     batch.windows[layer] = sliding_window
-    batch.cache.write(layer, batch.slots, key[0], value[0])
+    place = batch.layers[layer]
+    batch.cache.write(place, batch.slots, key[0], value[0])
     output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     for bucket in batch.buckets:
-        keys, values = batch.cache.read(layer, bucket.blocks)
+        keys, values = batch.cache.read(place, bucket.blocks)
         rows = query[0, :, bucket.start : bucket.end].transpose(0, 1).unsqueeze(2)
         mask = bucket.mask(keys.shape[2], sliding_window)
         attended = _attend(
@@ -53,7 +54,7 @@ def attention_forward(
         )
         output[bucket.start : bucket.end] = attended.squeeze(2)
     for chunk in batch.chunks:
-        keys, values = batch.cache.read(layer, chunk.blocks)
+        keys, values = batch.cache.read(place, chunk.blocks)
         num_keys = chunk.num_context + chunk.end - chunk.start
         keys, values = (
             keys.transpose(0, 1)[:, :, :num_keys],

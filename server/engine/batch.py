@@ -77,7 +77,8 @@ class Batch:
     """A packed step: all rows' new tokens one after the other, decode rows first.
 
     `token_ids`, `positions`, `slots`: [tokens]; `work` is in the packed order, `starts[i]` is where
-    `work[i]` begins. Attention notes in `windows` which sliding window each layer asked for.
+    `work[i]` begins. Layer `i` of the model keeps its keys and values in layer `layers[i]` of the
+    cache. Attention notes in `windows` which sliding window each layer asked for.
     """
 
     work: list[RowWork]
@@ -88,6 +89,7 @@ class Batch:
     buckets: list[DecodeBucket]
     chunks: list[PrefillChunk]
     cache: KVCache
+    layers: Sequence[int]
     windows: dict[int, int | None] = field(default_factory=dict)
 
     @property
@@ -96,8 +98,10 @@ class Batch:
         return len(self.token_ids)
 
 
-def pack(work: Sequence[RowWork], cache: KVCache, device: torch.device) -> Batch:
-    """Lay out a step's work."""
+def pack(
+    work: Sequence[RowWork], cache: KVCache, layers: Sequence[int], device: torch.device
+) -> Batch:
+    """Lay out a step's work for a model with these `layers` of the cache."""
     ordered = sorted(work, key=_packed_order)
     token_ids: list[int] = []
     positions: list[int] = []
@@ -122,6 +126,7 @@ def pack(work: Sequence[RowWork], cache: KVCache, device: torch.device) -> Batch
         buckets=_buckets(ordered, cache.block_size, device),
         chunks=_chunks(ordered, starts, cache.block_size, device),
         cache=cache,
+        layers=layers,
     )
 
 

@@ -1,4 +1,6 @@
-"""Linear layers whose rows may each see another blend of adapters: `y = W0 x + B (c * (A x))`."""
+"""Linear layers whose rows may each see another blend: `y = s (W0 x) + b + B (c * (A x))`, where
+the scale `s` of the base is 1 but for a few methods.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from server.engine.kernels import choose_kernel
+from server.engine.kernels import Kernel, PlainKernel, choose_kernel
 from server.engine.slab import ActiveStack
 
 
@@ -14,12 +16,14 @@ from server.engine.slab import ActiveStack
 class Step:
     """What a step tells the linears of one model; the runner sets it before each forward.
 
-    `stacks`: by the number of the siblings, where some row has a delta. `row_of_token` [tokens]
-    says which row each token belongs to, None when every row has one token, in order;
-    `row_of_logit` says the same of the tokens that reach the head.
+    `stacks`: by the number of the siblings, where some row has a delta. `scales`: likewise,
+    float32 [rows, linears], where some row has a scale other than 1. `row_of_token` [tokens] says
+    which row each token belongs to, None when every row has one token, in order; `row_of_logit`
+    says the same of the tokens that reach the head.
     """
 
     stacks: Mapping[int, ActiveStack] = field(default_factory=dict)
+    scales: Mapping[int, torch.Tensor] = field(default_factory=dict)
     row_of_token: torch.Tensor | None = None
     row_of_logit: torch.Tensor | None = None
 
@@ -31,21 +35,45 @@ class Siblings:
 
     def __init__(
         self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor | None],
+        kernel: Kernel,
+        bias: torch.Tensor | None,
+        sizes: Sequence[int],
         *,
         number: int,
         has_head: bool,
         step: Step,
     ) -> None:
-        """`weights`: [out, in] of each linear, whose kernel owns them from now on."""
-        self._sizes = [len(weight) for weight in weights]
-        self._kernel = choose_kernel(_joined_weight(weights), _joined_bias(weights, biases))
+        """`kernel`: of the stacked weight; `bias`: stacked likewise, 0 where a linear has none;
+        `sizes`: out_features of each.
+        """
+        self.kernel, self.bias, self.sizes = kernel, bias, list(sizes)
+        self.has_head = has_head
         self._number = number
-        self._has_head = has_head
         self._step = step
         self._input: torch.Tensor | None = None
         self._outputs: dict[int, torch.Tensor] = {}
+
+    def like(
+        self, number: int, step: Step, weight: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> "Siblings":
+        """The same linears in another model, with a stacked weight or bias of their own where one
+        is given; the rest is shared.
+        """
+        return Siblings(
+            self.kernel if weight is None else PlainKernel(weight),
+            self.bias if bias is None else bias,
+            self.sizes,
+            number=number,
+            has_head=self.has_head,
+            step=step,
+        )
+
+    def pack(self) -> None:
+        """Take the fastest kernel in place of the plain one, whose weight is let go. The model may
+        be running on another thread.
+        """
+        if isinstance(self.kernel, PlainKernel):
+            self.kernel = choose_kernel(self.kernel.weight)
 
     def output(self, position: int, x: torch.Tensor) -> torch.Tensor:
         """What the linear at `position` gives for `x` [..., in]: [..., out].
@@ -62,7 +90,10 @@ class Siblings:
         return y
 
     def _compute(self, x: torch.Tensor) -> list[torch.Tensor]:
-        parts = torch.split(self._kernel(x), self._sizes, dim=-1)
+        parts = torch.split(self.kernel(x, self.bias), self.sizes, dim=-1)
+        scales = self._step.scales.get(self._number)
+        if scales is not None:
+            parts = self._scaled(parts, self._by_token(scales))
         active = self._step.stacks.get(self._number)
         if active is not None:
             inner = torch.split(self._inner(x, active), [len(b) for b in active.b], dim=-1)
@@ -72,25 +103,45 @@ class Siblings:
             )
         return [part.contiguous() for part in parts]
 
+    def _scaled(
+        self, parts: Sequence[torch.Tensor], scales: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """`s (W0 x) + b` from `W0 x + b`, in float32; `scales` [tokens, linears]. A row whose
+        scale is 1 keeps its numbers.
+        """
+        scaled = [
+            y.flatten(0, -2) * scale[:, None] for y, scale in zip(parts, scales.T, strict=True)
+        ]
+        if self.bias is not None:
+            biases = torch.split(self.bias, self.sizes)
+            for y, bias, scale in zip(scaled, biases, scales.T, strict=True):
+                y += (1 - scale[:, None]) * bias
+        return tuple(
+            y.to(part.dtype).view(part.shape) for y, part in zip(scaled, parts, strict=True)
+        )
+
     def _inner(self, x: torch.Tensor, active: ActiveStack) -> torch.Tensor:
         """`c * (A x)` of every token, [tokens, R]."""
-        rows = self._step.row_of_logit if self._has_head else self._step.row_of_token
-        coefficients, unused = active.coefficients, active.unused
-        if rows is not None:
-            coefficients = coefficients.index_select(0, rows)
-            unused = unused.index_select(0, rows)
+        coefficients = self._by_token(active.coefficients)
         inner = torch.mm(x.flatten(0, -2), active.a.T) * coefficients  # float32
-        inner.masked_fill_(unused, 0)  # another row's adapter may overflow, and 0 x inf is NaN
+        # another row's adapter may overflow, and 0 x inf is NaN
+        inner.masked_fill_(self._by_token(active.unused), 0)
         return inner.to(x.dtype)
 
+    def _by_token(self, by_row: torch.Tensor) -> torch.Tensor:
+        rows = self._step.row_of_logit if self.has_head else self._step.row_of_token
+        return by_row if rows is None else by_row.index_select(0, rows)
 
-def _joined_weight(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+
+def joined_weight(weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Weights [out, in] of siblings, stacked; a single one is not copied."""
     return weights[0].detach() if len(weights) == 1 else torch.cat([w.detach() for w in weights])
 
 
-def _joined_bias(
+def joined_bias(
     weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
 ) -> torch.Tensor | None:
+    """Biases of siblings, stacked; None if none has one."""
     if all(bias is None for bias in biases):
         return None
     parts = zip(weights, biases, strict=True)
@@ -100,12 +151,23 @@ def _joined_bias(
 class BlendedLinear(nn.Module):
     """Takes the place of an `nn.Linear` or of GPT-2's `Conv1D`: one of `siblings`."""
 
-    def __init__(self, shape: Sequence[int], siblings: Siblings, position: int) -> None:
-        """`shape`: (out_features, in_features)."""
+    def __init__(
+        self,
+        shape: Sequence[int],
+        siblings: Siblings,
+        position: int,
+        *,
+        has_bias: bool = False,
+        transposed: bool = False,
+    ) -> None:
+        """`shape`: (out_features, in_features). `transposed`: the checkpoint keeps the weight
+        [in, out].
+        """
         super().__init__()
         self.out_features, self.in_features = shape
-        self._siblings, self._position = siblings, position
+        self.siblings, self.position = siblings, position
+        self.has_bias, self.transposed = has_bias, transposed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`: [..., in] -> [..., out]."""
-        return self._siblings.output(self._position, x)
+        return self.siblings.output(self.position, x)

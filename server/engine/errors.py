@@ -11,3 +11,7 @@ class ModelLoadError(EngineError):
 
 class UnsupportedModelError(EngineError):
     """The model's architecture needs something that the engine does not do exactly."""
+
+
+class VariantError(EngineError):
+    """A variant of the resident model cannot be made, or does not work."""

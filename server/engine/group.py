@@ -3,6 +3,7 @@
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,14 +12,19 @@ from server.engine.block_manager import Key, block_keys
 from server.engine.detokenizer import Detokenizer
 from server.engine.request import FinishReason, Output, Request, TokenLogprobs
 
+if TYPE_CHECKING:
+    from server.engine.variant import Variant
+
 
 class Row:
-    """One sequence: its tokens, the KV blocks that it holds, and the blend that it sees."""
+    """One sequence: its tokens, the KV blocks that it holds, and the blend or variant that it
+    sees.
+    """
 
-    __slots__ = ("blend", "block_table", "keys", "logits", "num_computed", "num_prompt", "tokens")
+    __slots__ = ("block_table", "keys", "logits", "num_computed", "num_prompt", "tokens", "weights")
 
-    def __init__(self, prompt: tuple[int, ...], blend: Blend) -> None:
-        self.blend = blend
+    def __init__(self, prompt: tuple[int, ...], weights: "Blend | Variant") -> None:
+        self.weights = weights
         self.tokens = list(prompt)
         self.num_prompt = len(prompt)
         self.num_computed = 0  # tokens whose keys and values are in the cache
@@ -35,7 +41,7 @@ class Row:
 
     def prefix_keys(self, block_size: int) -> list[Key]:
         """Keys of the full blocks of all tokens known so far."""
-        block_keys(self.blend.digest, self.tokens, block_size, self.keys)
+        block_keys(self.weights.digest, self.tokens, block_size, self.keys)
         return self.keys
 
 
@@ -72,7 +78,7 @@ class Group:
         self.sampling = request.sampling
         seed = self.sampling.seed
         self.seed = secrets.randbits(64) if seed is None else seed % 2**64
-        self.rows = [Row(member.prompt, member.blend) for member in request.members]
+        self.rows = [Row(member.prompt, member.weights) for member in request.members]
         self.detokenizer = detokenizer
         self.timing = Timing(request.arrived)
         self.output_tokens: list[int] = []

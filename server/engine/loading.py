@@ -20,7 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from merging.adapter import BaseTensor
 from merging.base import Base
-from merging.checkpoint import checkpoint_digest, read_tensor, tensor_entries
+from merging.checkpoint import read_tensor, tensor_entries
+from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.errors import ModelLoadError
@@ -31,6 +32,7 @@ from server.engine.probe import probe
 from server.engine.runner import Runner
 from server.engine.stats import EngineObserver
 from server.engine.tokenizer import Tokenizer
+from server.engine.variant import VariantFactory
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +61,19 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model that is ready to serve."""
+    """A model that is ready to serve.
+
+    `weights` are the base's own files, and `base_tensor` reads one tensor of them, by its name in
+    the model.
+    `variants` makes other weights for the engine's rows.
+    """
 
     engine: Engine
+    variants: VariantFactory
     tokenizer: Tokenizer
     base: Base
-    base_tensor: (
-        BaseTensor  # reads one tensor of the base from its folder, by its name in the model
-    )
+    base_tensor: BaseTensor
+    weights: CheckpointWeights
 
 
 def load_engine(
@@ -84,17 +91,17 @@ def load_engine(
     device, dtype = pick_device(options.device), torch.float32
     dtype = pick_dtype(options.dtype, device)
     progress("hashing the base", 0, 0)
-    digest = checkpoint_digest(
-        folder, lambda done, total: progress("hashing the base", done, total)
+    weights = open_checkpoint(
+        folder.resolve(), lambda done, total: progress("hashing the base", done, total)
     )
     progress("loading the base", 0, 0)
     network = _load_network(folder, dtype, device)
     name = options.served_model_name or model_id(model)
-    base = describe(network, name=name, digest=digest, dtype=dtype)
+    base = describe(network, name=name, digest=weights.digest, dtype=dtype)
     tokenizer = load_tokenizer(folder, network, options.chat_template)
     base_tensor = tensor_reader(folder, network)
-    engine = build_engine(network, tokenizer, options, observer)
-    return LoadedModel(engine, tokenizer, base, base_tensor)
+    engine, variants = build_engine(network, tokenizer, options, observer)
+    return LoadedModel(engine, variants, tokenizer, base, base_tensor, weights)
 
 
 def build_engine(
@@ -102,22 +109,25 @@ def build_engine(
     tokenizer: Tokenizer,
     options: EngineOptions,
     observer: EngineObserver | None = None,
-) -> Engine:
-    """Prepare `network` in place and build its engine; checks first that the engine computes what
-    transformers does.
+) -> tuple[Engine, VariantFactory]:
+    """Prepare `network` in place and build its engine, and what makes variants for it; checks first
+    that the engine computes what transformers does.
     """
     network.eval()
-    blended, shapes, exact_len = probe(network)
-    per_block = bytes_per_token(shapes, blended.dtype) * options.block_size
+    blended, exact_len = probe(network)
+    per_block = bytes_per_token(blended.shapes, blended.dtype) * options.block_size
     config = _engine_config(network.config, options, per_block, blended.device, exact_len)
-    cache = KVCache(shapes, config.num_blocks, config.block_size, blended.dtype, blended.device)
-    return Engine(
+    cache = KVCache(
+        blended.shapes, config.num_blocks, config.block_size, blended.dtype, blended.device
+    )
+    engine = Engine(
         Runner(blended, cache, max_active_rank=config.max_active_rank),
         config,
         decode=tokenizer.decode_visible,
         eos_token_ids=tokenizer.eos_token_ids,
         observer=observer,
     )
+    return engine, VariantFactory(blended, cache)
 
 
 def describe_base(model: str | Path) -> Base:

@@ -13,20 +13,25 @@ from transformers.pytorch_utils import Conv1D
 
 from merging.base import Base, Linear
 from server.engine.attention import IMPLEMENTATION, register
-from server.engine.blended import BlendedLinear, Siblings, Step
+from server.engine.blended import BlendedLinear, Siblings, Step, joined_bias, joined_weight
+from server.engine.kernels import choose_kernel
+from server.engine.kv_cache import LayerShape
 
 
 @dataclass(slots=True, eq=False)
 class BlendedModel:
-    """The base model with every linear replaced by a `BlendedLinear`, in the model's own order.
+    """A model with every linear replaced by a `BlendedLinear`, in the model's own order.
 
-    `siblings`: the names of `linears`, those that read one input together. `step` tells the
-    linears what they need of a step; the runner sets it.
+    `siblings`: the names of `linears`, those that read one input together. `shapes`: what each
+    layer keeps for a token. `tied_head`: the linear whose weight is that of the embedding, if one
+    is. `step` tells the linears what they need of a step; the runner sets it.
     """
 
     model: PreTrainedModel
     linears: Mapping[str, BlendedLinear]
     siblings: Sequence[Sequence[str]]
+    shapes: Sequence[LayerShape]
+    tied_head: str | None
     step: Step
     device: torch.device
     dtype: torch.dtype
@@ -73,31 +78,61 @@ def find_siblings(model: nn.Module) -> Iterator[list[list[str]]]:
         siblings += [[name] for name, _ in find_linears(model) if name not in seen]
 
 
-def prepare(model: PreTrainedModel, siblings: Sequence[Sequence[str]]) -> BlendedModel:
+def prepare(
+    model: PreTrainedModel, siblings: Sequence[Sequence[str]], shapes: Sequence[LayerShape]
+) -> BlendedModel:
     """Replace the linears of `model` in place, and switch its attention to the engine's."""
     step = Step()
     head = model.get_output_embeddings()
-    order = [name for name, _ in find_linears(model)]
+    linears = dict(find_linears(model))
+    is_tied = {name: _is_tied(linear, model) for name, linear in linears.items()}
+    order = list(linears)
     made: dict[str, BlendedLinear] = {}
     for number, names in enumerate(siblings):
         # one after the other: their weights may be freed when they go
-        modules = [model.get_submodule(name) for name in names]
-        weights = [m.weight.T if isinstance(m, Conv1D) else m.weight for m in modules]
-        together = Siblings(
-            weights,
-            [module.bias for module in modules],
-            number=number,
-            has_head=head in modules,
-            step=step,
-        )
-        for position, (name, weight) in enumerate(zip(names, weights, strict=True)):
-            made[name] = BlendedLinear(weight.shape, together, position)
+        modules = [linears.pop(name) for name in names]
+        together = _join(modules, number=number, has_head=head in modules, step=step)
+        for position, (name, module) in enumerate(zip(names, modules, strict=True)):
+            made[name] = BlendedLinear(
+                _weight(module).shape,
+                together,
+                position,
+                has_bias=module.bias is not None,
+                transposed=isinstance(module, Conv1D),
+            )
             model.set_submodule(name, made[name])
-    linears = {name: made[name] for name in order}
     model.requires_grad_(False).eval()
     register()
     model.set_attn_implementation(IMPLEMENTATION)
-    return BlendedModel(model, linears, siblings, step, model.device, model.dtype)
+    return BlendedModel(
+        model=model,
+        linears={name: made[name] for name in order},
+        siblings=siblings,
+        shapes=shapes,
+        tied_head=next((name for name in order if is_tied[name]), None),
+        step=step,
+        device=model.device,
+        dtype=model.dtype,
+    )
+
+
+def _join(
+    modules: Sequence[nn.Linear | Conv1D], *, number: int, has_head: bool, step: Step
+) -> Siblings:
+    weights = [_weight(module) for module in modules]
+    bias = joined_bias(weights, [module.bias for module in modules])
+    kernel = choose_kernel(joined_weight(weights))
+    sizes = [len(weight) for weight in weights]
+    return Siblings(kernel, bias, sizes, number=number, has_head=has_head, step=step)
+
+
+def _weight(module: nn.Linear | Conv1D) -> torch.Tensor:
+    """[out, in]."""
+    return module.weight.T if isinstance(module, Conv1D) else module.weight
+
+
+def _is_tied(module: nn.Linear | Conv1D, model: PreTrainedModel) -> bool:
+    return module.weight is model.get_input_embeddings().weight
 
 
 def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dtype) -> Base:

@@ -13,13 +13,14 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from merging.blend import Blend
 from server.engine.detokenizer import Detokenizer
-from server.engine.errors import UnsupportedModelError
+from server.engine.errors import UnsupportedModelError, VariantError
 from server.engine.group import Group
 from server.engine.kv_cache import KVCache, LayerShape
 from server.engine.model import BlendedModel, find_siblings, prepare
 from server.engine.request import Member, Request, SamplingParams
 from server.engine.runner import Runner
 from server.engine.scheduler import RowWork
+from server.engine.variant import Variant
 
 CHUNKS = (11, 6, 1, 1, 1)
 """How the test prompt is cut: two prefill chunks, then decoding."""
@@ -36,21 +37,21 @@ def _tokens(model: PreTrainedModel) -> list[int]:
     return [(7919 * i + 11) % vocab_size for i in range(NUM_TOKENS)]
 
 
-def probe(model: PreTrainedModel) -> tuple[BlendedModel, dict[int, LayerShape], int | None]:
+def probe(model: PreTrainedModel) -> tuple[BlendedModel, int | None]:
     """Prepare `model` in place, and check it.
 
-    Returns it with what its layers keep, and the length up to which the engine is exact (None for
-    any). Raises `UnsupportedModelError`.
+    Returns it with the length up to which the engine is exact (None for any). Raises
+    `UnsupportedModelError`.
     """
     try:
         shapes = layer_shapes(model)
         with find_siblings(model) as siblings:
             expected = reference_logits(model)
-        blended = prepare(model, siblings)
-        windows = verify(blended, shapes, expected)
+        blended = prepare(model, siblings, shapes)
+        windows = verify(blended, expected)
     except (TypeError, AttributeError, RuntimeError, IndexError, KeyError, ValueError) as error:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {error}") from error
-    return blended, shapes, exact_len(model.config, windows)
+    return blended, exact_len(model.config, windows)
 
 
 def exact_len(config: PreTrainedConfig, windows: Mapping[int, int | None]) -> int | None:
@@ -82,14 +83,14 @@ def _has_window(config: PreTrainedConfig, layer: int) -> bool:
 
 
 @torch.inference_mode()
-def layer_shapes(model: PreTrainedModel) -> dict[int, LayerShape]:
+def layer_shapes(model: PreTrainedModel) -> tuple[LayerShape, ...]:
     """What each layer of the unprepared `model` keeps for each token. Raises
     `UnsupportedModelError`.
     """
     cache = DynamicCache(config=model.config)
     token_ids = torch.tensor([_tokens(model)[:2]], device=model.device)
     model(input_ids=token_ids, past_key_values=cache, use_cache=True)
-    shapes: dict[int, LayerShape] = {}
+    shapes: list[LayerShape] = []
     for index, layer in enumerate(cache.layers):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None or keys.ndim != 4:
@@ -97,8 +98,8 @@ def layer_shapes(model: PreTrainedModel) -> dict[int, LayerShape]:
                 f"layer {index} of {type(model).__name__} keeps {type(layer).__name__}, not plain "
                 "keys and values: only decoder-only models with ordinary attention can be served"
             )
-        shapes[index] = LayerShape(keys.shape[1], keys.shape[3], values.shape[3])
-    return shapes
+        shapes.append(LayerShape(keys.shape[1], keys.shape[3], values.shape[3]))
+    return tuple(shapes)
 
 
 @torch.inference_mode()
@@ -109,13 +110,11 @@ def reference_logits(model: PreTrainedModel) -> torch.Tensor:
     return logits.float()
 
 
-def verify(
-    model: BlendedModel, shapes: Mapping[int, LayerShape], expected: torch.Tensor
-) -> Mapping[int, int | None]:
+def verify(model: BlendedModel, expected: torch.Tensor) -> Mapping[int, int | None]:
     """Raise `UnsupportedModelError` unless the engine gives `expected` too, over prefill chunks and
     decoding. Returns the sliding window that each layer asked for.
     """
-    actual, windows = _engine_logits(model, shapes)
+    actual, windows = _engine_logits(model)
     error = float((actual - expected).norm() / expected.norm())
     limit = MAX_ERROR_FLOAT32 if model.dtype == torch.float32 else MAX_ERROR_HALF
     if not error <= limit:
@@ -127,12 +126,28 @@ def verify(
     return windows
 
 
-def _engine_logits(
-    model: BlendedModel, shapes: Mapping[int, LayerShape]
-) -> tuple[torch.Tensor, Mapping[int, int | None]]:
+def check_variant(variant: Variant) -> None:
+    """Raise `VariantError` unless a short prompt passes through all layers and gives finite logits.
+
+    It has a KV cache of its own, and a variant shares nothing that a forward changes with the base.
+    So it may run on any thread beside the engine, until the variant is handed to the engine.
+    """
+    try:
+        logits, windows = _engine_logits(variant.model)
+    except (TypeError, AttributeError, RuntimeError, IndexError, KeyError, ValueError) as error:
+        raise VariantError(f"the merged model cannot be run: {error}") from error
+    num_layers = len(variant.model.shapes)
+    if len(windows) != num_layers:
+        raise VariantError(f"only {len(windows)} of the merged model's {num_layers} layers are run")
+    if not torch.isfinite(logits).all():
+        raise VariantError("the merged model gives logits that are not finite")
+
+
+def _engine_logits(model: BlendedModel) -> tuple[torch.Tensor, Mapping[int, int | None]]:
     """The test prompt's logits through the engine's own path, float32 [tokens, vocab]."""
     num_blocks = -(-NUM_TOKENS // BLOCK_SIZE)
-    runner = Runner(model, KVCache(shapes, num_blocks, BLOCK_SIZE, model.dtype, model.device))
+    cache = KVCache(model.shapes, num_blocks, BLOCK_SIZE, model.dtype, model.device)
+    runner = Runner(model, cache)
     blend = Blend("", (), torch.zeros(0, len(model.linears)))
     request = Request(
         (Member(tuple(_tokens(model.model)), blend),), SamplingParams(prompt_logprobs=0)

@@ -3,11 +3,14 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from merging.blend import Blend
+
+if TYPE_CHECKING:
+    from server.engine.variant import Variant
 
 Rule = Callable[[torch.Tensor], torch.Tensor]
 """Combine the float32 logits of a group's rows, [rows, vocab] -> [vocab]."""
@@ -44,10 +47,12 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One row's share of a request: the prompt that it reads and the blend that it sees."""
+    """One row's share of a request: the prompt that it reads and the weights that it sees, a blend
+    on the base or a variant.
+    """
 
     prompt: tuple[int, ...]
-    blend: Blend
+    weights: "Blend | Variant"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
+from merging.blend import Blend
 from server.engine.batch import Batch, pack
 from server.engine.kv_cache import KVCache
 from server.engine.model import BlendedModel
+from server.engine.scales import base_scales
 from server.engine.scheduler import RowWork
 from server.engine.slab import Slab
+from server.engine.variant import Variant
 
 
 @dataclass(slots=True)
@@ -21,7 +24,7 @@ class RowLogits:
 
 
 class Runner:
-    """Packs rows, activates their blends, and makes one forward."""
+    """Packs rows, activates their blends, and makes one forward for the base and each variant."""
 
     def __init__(
         self, model: BlendedModel, cache: KVCache, *, max_active_rank: int | None = None
@@ -29,14 +32,19 @@ class Runner:
         self.cache = cache
         self.windows: Mapping[int, int | None] = {}  # of the last forward, by layer
         self._model = model
+        self._layers = cache.reserve(model.shapes)
         shapes = {name: (m.out_features, m.in_features) for name, m in model.linears.items()}
+        column = {name: index for index, name in enumerate(model.linears)}
+        self._columns = [[column[name] for name in names] for names in model.siblings]
         self._slab = Slab(
             shapes, model.siblings, model.dtype, model.device, max_rank=max_active_rank
         )
 
     @property
     def active_rank(self) -> int:
-        """Summed rank that the slab holds, for which every row of a blended step pays."""
+        """Summed rank that the slab holds, for which every row on the base pays in a blended
+        step.
+        """
         return self._slab.rank
 
     @torch.inference_mode()
@@ -46,20 +54,27 @@ class Runner:
         Logits are returned for rows whose last token was computed, and for every computed prompt
         token of groups that want prompt log-probabilities.
         """
-        batch = pack(work, self.cache, self._model.device)
+        return [part for variant, rows in partition(work) for part in self._forward(variant, rows)]
+
+    def _forward(self, variant: Variant | None, work: Sequence[RowWork]) -> list[RowLogits]:
+        """The same for rows of one model."""
+        model = self._model if variant is None else variant.model
+        layers = self._layers if variant is None else variant.cache_layers
+        batch = pack(work, self.cache, layers, model.device)
         self.windows = batch.windows
         wanted = [_num_logits(item) for item in batch.work]
-        self._activate(batch, wanted)
+        if variant is None:
+            self._activate(batch, wanted)
         indices = [
             position
             for item, start, count in zip(batch.work, batch.starts, wanted, strict=True)
             for position in range(start + item.num_tokens - count, start + item.num_tokens)
         ]
-        logits = self._model.model(
+        logits = model.model(
             input_ids=batch.token_ids[None],
             position_ids=batch.positions[None],
             use_cache=False,
-            logits_to_keep=torch.tensor(indices, dtype=torch.long, device=self._model.device),
+            logits_to_keep=torch.tensor(indices, dtype=torch.long, device=model.device),
             mergeserve_batch=batch,
         ).logits[0]
         parts = logits.float().split(wanted)
@@ -75,11 +90,13 @@ class Runner:
             self.cache.clear(blocks)
 
     def _activate(self, batch: Batch, wanted: list[int]) -> None:
-        """Tell the linears which stacks the step needs and which row each of their tokens belongs
-        to.
+        """Tell the base's linears which stacks and scales the step needs and which row each of
+        their tokens belongs to.
         """
         step = self._model.step
-        step.stacks = self._slab.activate([item.row.blend for item in batch.work])
+        blends = [item.row.weights for item in batch.work if isinstance(item.row.weights, Blend)]
+        step.stacks = self._slab.activate(blends)
+        step.scales = base_scales(blends, self._columns, self._model.device)
         step.row_of_token = self._row_of_token([item.num_tokens for item in batch.work])
         step.row_of_logit = self._row_of_token(wanted)
 
@@ -94,3 +111,12 @@ def _num_logits(item: RowWork) -> int:
     if item.group.wants_prompt_logprobs and item.row is item.group.rows[0]:
         return item.num_tokens
     return int(item.completes)
+
+
+def partition(work: Sequence[RowWork]) -> list[tuple[Variant | None, list[RowWork]]]:
+    """A step's work by the model that computes it: None is the base with its blends."""
+    parts: dict[Variant | None, list[RowWork]] = {}
+    for item in work:
+        weights = item.row.weights
+        parts.setdefault(None if isinstance(weights, Blend) else weights, []).append(item)
+    return list(parts.items())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from merging.adapter import Adapter
+from merging.blend import Blend
 from server.engine.block_manager import BlockManager, Key
 from server.engine.config import EngineConfig
 from server.engine.group import Group, Row
@@ -244,15 +245,16 @@ class Scheduler:
 
 
 def active_adapters(groups: list[Group]) -> dict[str, Adapter]:
-    """The adapters that the groups' rows use, by digest."""
+    """The adapters that the groups' rows use, by digest; a variant has none."""
     return {
         adapter.digest: adapter
         for group in groups
         for row in group.rows
-        for adapter in row.blend.adapters
+        if isinstance(row.weights, Blend)
+        for adapter in row.weights.adapters
     }
 
 
 def active_rank(groups: list[Group]) -> int:
-    """Summed rank of the adapters that the groups use: what every row of a step pays for."""
+    """Summed rank of the adapters that the groups use: what every row on the base pays for."""
     return sum(widest_rank(adapter) for adapter in active_adapters(groups).values())

@@ -2,8 +2,8 @@
 
 import pytest
 
-from merging.base import split_layer
-from tests.merging.tiny import base_of, flat_base, tiny_gpt2, tiny_llama
+from merging.base import locate, split_layer
+from tests.merging.tiny import base_of, tiny_gpt2, tiny_llama
 
 
 @pytest.mark.parametrize(
@@ -23,21 +23,25 @@ def test_the_first_number_of_a_path_is_its_layer(
     assert split_layer(module) == expected
 
 
-def test_depth_runs_from_the_first_layer_to_the_last() -> None:
-    """Depth is 0 in the first layer, 1 in the last, and linear between."""
-    base = flat_base(num_layers=5)
-    depths = [base.depth(f"model.layers.{i}.mlp.up_proj") for i in range(5)]
-    assert depths == [0.0, 0.25, 0.5, 0.75, 1.0]
+@pytest.mark.parametrize(
+    ("name", "layer", "moved"),
+    [
+        ("model.layers.3.mlp.up_proj.weight", 3, "model.layers.7.mlp.up_proj.weight"),
+        ("h.0.ln_1.bias", 0, "h.7.ln_1.bias"),
+        ("model.layers.2.mlp.experts.5.up_proj", 2, "model.layers.7.mlp.experts.5.up_proj"),
+    ],
+)
+def test_a_name_can_be_moved_to_another_layer(name: str, layer: int, moved: str) -> None:
+    """The place of a name is kept, and its layer changes."""
+    place = locate(name)
+    assert place is not None
+    assert (place.layer, place.at(layer), place.at(7)) == (layer, name, moved)
 
 
-def test_depth_outside_the_layers_is_zero() -> None:
-    """Head and embeddings take the first value of a gradient, as in mergekit."""
-    assert flat_base().depth("lm_head") == 0.0
-
-
-def test_depth_in_a_model_of_one_layer_is_one() -> None:
-    """A single layer takes the last value of a gradient, as in mergekit."""
-    assert flat_base(num_layers=1).depth("model.layers.0.mlp.up_proj") == 1.0
+@pytest.mark.parametrize("name", ["lm_head.weight", "wte2.weight", "norm_1.weight"])
+def test_names_outside_the_layers_have_no_place(name: str) -> None:
+    """Embeddings, norms and heads lie in no layer, whatever digits their names have."""
+    assert locate(name) is None
 
 
 def test_module_index_is_the_order_of_the_linears() -> None:

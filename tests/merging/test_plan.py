@@ -118,8 +118,17 @@ def test_a_sum_beyond_float32_is_refused() -> None:
     """Finite weights whose sum is no finite float32 are refused, and their sources are named."""
     adapters = {**ADAPTERS, "again": ADAPTERS["math"]}
     recipe = Recipe(method="task_arithmetic", sources=weights(math=3e38, again=3e38))
-    with pytest.raises(PlanError, match="math and again have the same content, and the sum"):
+    with pytest.raises(PlanError, match="again and math have the same content, and the sum"):
         plan(recipe, adapters, BASE)
+
+
+def test_a_coefficient_must_fit_float32() -> None:
+    """Finite weights whose product is not are refused by source and module."""
+    (reason,) = reasons(weights(math=1e30, code=1), parameters={"lambda": 1e30})
+    assert reason.startswith("sources.math: its coefficient, 1e+60, is not a finite float32")
+    assert "model.layers.0.self_attn.q_proj" in reason
+    overflow = reasons(weights(math=1e200), parameters={"lambda": 1e200})
+    assert "inf, is not a finite float32" in overflow[0]
 
 
 def test_content_that_cancels_is_left_out() -> None:
@@ -164,17 +173,11 @@ def test_a_plan_knows_how_long_it_took() -> None:
     assert base_plan(BASE).explain().build_seconds == 0
 
 
-def test_layer_stacking_is_refused() -> None:
-    """Slices are well formed, and not available."""
-    (reason,) = reasons(weights(math=1), slices=[{"sources": []}])
-    assert "stacking layers is not available in this release" in reason
-
-
 def test_another_dtype_than_the_base_s_is_refused() -> None:
     """A blend computes in the base's dtype; naming that dtype is fine."""
     make(weights(math=1), dtype="float32")
     (reason,) = reasons(weights(math=1), dtype="bfloat16")
-    assert "float32, not in bfloat16" in reason
+    assert "served in float32, and merges of it too, not in bfloat16" in reason
 
 
 def test_modules_that_the_base_lacks_are_refused() -> None:
@@ -186,14 +189,13 @@ def test_modules_that_the_base_lacks_are_refused() -> None:
 
 
 def test_every_reason_comes_at_once() -> None:
-    """Sources, dtype, slices and values are all checked before anything is refused."""
-    found = reasons(weights(maths=1, math=-1), "linear", dtype="bfloat16", slices=[], parameters={})
-    assert [reason.split(":")[0].split(" ")[0] for reason in found] == [
-        "slices",
-        "dtype",
-        "sources.maths",
-        "the",
-    ]
+    """Sources, dtype, base_model and values are all checked before anything is refused."""
+    found = reasons(weights(maths=1, math=-1), "linear", dtype="bfloat16")
+    starts = [reason.split(":")[0].split(" ")[0] for reason in found]
+    assert starts == ["dtype", "sources.maths", "the"]
+    found = reasons(weights(maths=1), base_model=None, dtype="bfloat16")
+    starts = [reason.split(":")[0] for reason in found]
+    assert starts == ["dtype", "sources.maths", "base_model"]
 
 
 def test_the_digest_of_a_plan_is_its_recipe_s() -> None:
@@ -226,7 +228,8 @@ def test_an_explanation_is_plain_json() -> None:
     code, math = document["sources"]
     assert (code["name"], code["kind"], code["digest"]) == ("code", "adapter", "sha256:1")
     assert (code["num_modules"], code["ranks"], code["coefficient"]) == (3, [3], 2.0)
-    assert code["groups"] == [{"layers": [0, 2], "modules": ["mlp.up_proj"], "coefficient": 2.0}]
+    group = {"layers": [0, 2], "modules": ["mlp.up_proj"], "coefficient": 2.0, "values": {}}
+    assert code["groups"] == [group]
     assert [group["coefficient"] for group in math["groups"]] == [1.0, 0.5]
     assert math["coefficient"] == 0.75
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from merging.errors import RecipeError
 from merging.methods import METHODS
-from merging.methods.method import Parameter
+from merging.methods.parameter import Parameter
 from merging.recipe import Recipe
 from merging.setting import Entry
 from tests.merging.tiny import flat_base
@@ -82,11 +82,15 @@ def test_a_recipe_cannot_be_changed() -> None:
             "sources.math.lambda: belongs to the whole recipe; put it under 'parameters'",
         ),
         ({"sources": {"base": {"weight": 1}}}, "sources.base: is not a source of task_arithmetic"),
-        ({"parameters": {"rescale": True}}, "parameters.rescale: task_arithmetic has no parameter"),
+        ({"parameters": {"gamma": 0.1}}, "parameters.gamma: task_arithmetic has no parameter"),
         ({"parameters": {"normalize": 1}}, "parameters.normalize: must be true or false, got 1"),
         ({"parameters": {"lambda": [1, math.inf]}}, "parameters.lambda[1]: must be finite"),
         ({"parameters": None}, "parameters: Input should be a valid dictionary"),
-        ({"base_model": "other"}, "base_model: Input should be 'base'"),
+        ({"base_model": 3}, "base_model: Input should be a valid string"),
+        (
+            {"base_model": "math"},
+            "sources.math: is not a source of task_arithmetic but its base_model, its delta is",
+        ),
         ({"dtype": "int8"}, "dtype: Input should be 'bfloat16', 'float16' or 'float32'"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
         ({"seed": "1"}, "seed: Input should be a valid integer"),
@@ -154,9 +158,14 @@ def test_the_canonical_text_has_defaults_and_no_names() -> None:
         "method": "task_arithmetic",
         "base": BASE.digest,
         "dtype": "float32",
-        "sources": [["sha256:1", {"weight": 1.0}]],
-        "parameters": {"lambda": 1.0, "normalize": False},
-        "slices": None,
+        "slices": [
+            {
+                "num_layers": 4,
+                "base_model": [BASE.digest, 0],
+                "sources": [["sha256:1", 0, {"weight": 1.0}]],
+                "parameters": {"lambda": 1.0, "normalize": False},
+            }
+        ],
         "seed": 0,
     }
 

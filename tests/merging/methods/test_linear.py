@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merging.errors import PlanError
+from merging.methods.combination import Combination
 from merging.methods.linear import linear
-from merging.methods.method import Combination
 
 
 def combine(*weights: float, normalize: bool = True) -> Combination:

@@ -1,15 +1,16 @@
 """A method's signature is its schema; the schema is what users see."""
 
 import json
-import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
+import torch
 
-from merging.errors import RecipeError
-from merging.methods import METHODS
-from merging.methods.method import Combination, Doc, Method, method
+from merging.errors import PlanError, RecipeError
+from merging.methods.combination import Combination
+from merging.methods.method import Vectors, method
+from merging.methods.parameter import Doc
 
 
 @method("sample", title="Sample", paper="none")
@@ -73,36 +74,93 @@ def test_a_description_is_plain_json() -> None:
     }
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_documented(name: str) -> None:
-    """Each method has a title, a paper's address, and a description of itself and parameters."""
-    registered = METHODS[name]
-    assert registered.name == name
-    assert registered.paper.startswith("https://arxiv.org/")
-    assert registered.title
-    assert registered.description
-    assert all(parameter.doc.description for parameter in registered.parameters)
+def choose(flat: bool) -> Vectors:
+    return "all" if flat else "rows"
 
 
-def defaults(registered: Method, weights: tuple[float, ...]) -> dict[str, object]:
-    values: dict[str, object] = {p.name: p.default for p in registered.parameters}
-    return values | {"weight": weights}
+def refuse(steps: int) -> None:
+    if steps == 13:
+        raise PlanError("13 steps")
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_one_source_at_weight_one_is_that_source(name: str) -> None:
-    """The identity merge is exact in every method."""
-    registered = METHODS[name]
-    combination = registered.combine(defaults(registered, (1.0,)))  # type: ignore[arg-type]
-    assert combination == Combination((1.0,), 1.0)
+@method(
+    "walk",
+    title="Walk",
+    paper="none",
+    kind="geometric",
+    base="optional",
+    vectors=choose,
+    check=refuse,
+)
+def walk(
+    gram: torch.Tensor,
+    *,
+    steps: Annotated[int, Doc("Steps.", minimum=1)] = 3,
+    how: Annotated[Literal["far", "near"], Doc("Where to.")] = "far",
+    flat: Annotated[bool, Doc("Whole tensors.")] = True,
+    depth: Annotated[float, Doc("Depth.", gradient=(0.0, 1.0))],
+) -> Combination:
+    """The number of steps times the square of a source's length."""
+    return Combination(tuple(steps * float(square) for square in gram.diagonal()[1:]))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_order_of_sources_only_permutes_the_result(name: str) -> None:
-    """Coefficients follow their source, bit for bit, in whatever order sources come."""
-    registered = METHODS[name]
-    weights = (0.1, 0.7, 1e-3, 123.4)
-    one = registered.combine(defaults(registered, weights))  # type: ignore[arg-type]
-    other = registered.combine(defaults(registered, weights[::-1]))  # type: ignore[arg-type]
-    assert one.coefficients == other.coefficients[::-1]
-    assert all(math.isfinite(c) for c in one.coefficients)
+VALUES = {"steps": 2, "how": "near", "flat": False, "depth": 0.5}
+
+
+def test_integers_choices_and_gradients_are_kinds_of_parameters() -> None:
+    """int, a Literal and a default gradient are read from the signature, and described."""
+    described = walk.describe()["parameters"]
+    seen = [(p["name"], p["type"], p["default"], p["required"]) for p in described]  # type: ignore[union-attr, index, call-overload]
+    assert seen == [
+        ("steps", "integer", 3, False),
+        ("how", "choice", "far", False),
+        ("flat", "boolean", True, False),
+        ("depth", "number", [0.0, 1.0], False),
+    ]
+    assert described[1]["choices"] == ["far", "near"]  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("steps", 1.5, "p: must be a whole number, got 1.5"),
+        ("steps", True, "p: must be a whole number, got True"),
+        ("steps", 0, "p: 0 is out of bounds: at least 1"),
+        ("how", "nowhere", "p: must be one of far, near, got 'nowhere'"),
+        ("how", 3, "p: must be text, got 3"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused(name: str, value: object, reason: str) -> None:
+    """The reason names the value and what it must be."""
+    parameter = walk.parameter(name)
+    assert parameter is not None
+    with pytest.raises(RecipeError) as error:
+        parameter.parse(value, "p")
+    assert error.value.reasons == (reason,)
+
+
+def test_a_geometric_method_sees_the_gram_matrix() -> None:
+    """As given; or, on whole vectors, that of W0 + tau, and then the base's share is their sum."""
+    gram = torch.tensor([[4.0, 1.0], [1.0, 9.0]], dtype=torch.float64)
+    assert walk.combine_gram(gram, VALUES) == Combination((18.0,), 1.0)
+    assert walk.combine_gram(gram, VALUES, whole=True) == Combination((30.0,), 30.0)
+
+
+def test_hooks_get_the_parameters_that_they_name() -> None:
+    """vectors() and check() are functions of the values."""
+    assert walk.vectors(VALUES) == "rows"
+    assert walk.vectors(VALUES | {"flat": True}) == "all"
+    walk.check(VALUES)
+    with pytest.raises(PlanError, match="13"):
+        walk.check(VALUES | {"steps": 13})
+
+
+def test_checking_a_linear_method_combines_it() -> None:
+    """What has no result is found without tensors."""
+    sample.check({"weight": (1.0,), "lambda": 1.0, "normalize": True})
+
+
+def test_a_method_of_another_kind_does_not_combine() -> None:
+    """combine() is for linear methods; asking another is a mistake of the caller."""
+    with pytest.raises(AssertionError, match="walk is not linear"):
+        walk.combine(VALUES)

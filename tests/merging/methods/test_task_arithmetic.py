@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merging.methods.method import Combination
+from merging.methods.combination import Combination
 from merging.methods.task_arithmetic import task_arithmetic
+from tests.merging.methods.one_tensor import values_of
 
 
 def combine(*weights: float, factor: float = 1.0, normalize: bool = False) -> Combination:
-    density = tuple(0.5 for _ in weights)
-    values = {"weight": weights, "density": density, "lambda": factor, "normalize": normalize}
+    given = {"weight": weights, "density": (0.5,) * len(weights), "normalize": normalize}
+    values = values_of(task_arithmetic, len(weights), lambda_=factor, **given)
     return task_arithmetic.combine(values)
 
 

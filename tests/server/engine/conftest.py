@@ -18,6 +18,7 @@ from server.engine.loading import EngineOptions, build_engine, pick_device
 from server.engine.model import describe
 from server.engine.request import Member, Output, Request, SamplingParams
 from server.engine.tokenizer import Tokenizer
+from server.engine.variant import Variant, VariantFactory
 from tests.adapters import blend_of, merge_densely, save_adapter
 from tests.models import VOCAB_SIZE, tiny_model
 from tests.tokenizers import byte_tokenizer
@@ -31,6 +32,7 @@ class Bench:
     """An engine over a tiny model, and the same model untouched."""
 
     engine: Engine
+    variants: VariantFactory
     reference: PreTrainedModel
     base: Base
     folder: Path
@@ -47,11 +49,15 @@ class Bench:
         return read_adapter(save_adapter(folder, self.reference, seed=seed, **options))
 
     def add(
-        self, prompt: Sequence[int], blend: Blend | None = None, choice: int = 0, **sampling: object
+        self,
+        prompt: Sequence[int],
+        weights: Blend | Variant | None = None,
+        choice: int = 0,
+        **sampling: object,
     ) -> Group:
         """Queue a request, greedy unless said otherwise."""
         params = SamplingParams(**{"temperature": 0.0, "max_tokens": 12, **sampling})  # type: ignore[arg-type]
-        member = Member(tuple(prompt), blend or self.empty)
+        member = Member(tuple(prompt), weights or self.empty)
         group = self.engine.add(Request((member,), params, choice))
         self.outputs[group] = []
         return group
@@ -95,8 +101,8 @@ def make_bench(
     tokenizer = Tokenizer(byte_tokenizer(), vocab_size=VOCAB_SIZE, eos_token_ids=eos)
     settings = {"max_rows": 8, "kv_memory": 0.002, "block_size": 4, "max_step_tokens": 16}
     network = copy.deepcopy(reference).to(DEVICE)
-    engine = build_engine(network, tokenizer, EngineOptions(**{**settings, **options}))  # type: ignore[arg-type]
-    return Bench(engine, reference, base, folder)
+    engine, variants = build_engine(network, tokenizer, EngineOptions(**{**settings, **options}))  # type: ignore[arg-type]
+    return Bench(engine, variants, reference, base, folder)
 
 
 @pytest.fixture

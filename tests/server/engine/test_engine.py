@@ -150,7 +150,7 @@ def test_rows_of_a_group_share_every_token(bench: Bench) -> None:
     params = SamplingParams(temperature=0, max_tokens=8)
     group = bench.engine.add(Request(members, params, rule=lambda logits: logits.mean(dim=0)))
     bench.run()
-    models = [bench.merged(member.blend) for member in members]
+    models = [bench.merged(member.weights) for member in members]
     sequences = [list(member.prompt) for member in members]
     expected = []
     for _ in range(8):

@@ -234,7 +234,8 @@ def engine_of(**options: object):  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     tokenizer = Tokenizer(byte_tokenizer(), vocab_size=VOCAB_SIZE, eos_token_ids=frozenset())
-    return build_engine(model, tokenizer, EngineOptions(kv_memory=0.01, max_rows=512))
+    options = EngineOptions(kv_memory=0.01, max_rows=512)
+    return build_engine(model, tokenizer, options)[0]
 
 
 def test_longrope_is_served_up_to_its_original_length() -> None:

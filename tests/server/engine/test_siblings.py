@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from server.engine.blended import Siblings, Step
+from server.engine.blended import Siblings, Step, joined_bias, joined_weight
+from server.engine.kernels import PlainKernel
 from server.engine.model import find_linears, find_siblings
 from server.engine.probe import reference_logits
 from tests.adapters import blend_of
@@ -40,7 +41,8 @@ def test_a_linear_that_did_not_run_is_alone() -> None:
 def pair() -> tuple[Siblings, list[nn.Linear]]:
     linears = [nn.Linear(3, 4), nn.Linear(3, 2, bias=False)]
     weights, biases = [m.weight for m in linears], [m.bias for m in linears]
-    return Siblings(weights, biases, number=0, has_head=False, step=Step()), linears
+    kernel, bias = PlainKernel(joined_weight(weights)), joined_bias(weights, biases)
+    return Siblings(kernel, bias, (4, 2), number=0, has_head=False, step=Step()), linears
 
 
 @torch.inference_mode()

@@ -1,0 +1,156 @@
+"""Whether a checkpoint is a fine-tune of this base: from headers and configs, before any merge."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from merging.base import Base, split_layer
+from merging.checkpoint_weights import CheckpointWeights
+from merging.errors import SourceError
+from merging.layout import is_derived
+from merging.wording import grouped, shown
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""safetensors' names of the element types that weights can be merged from."""
+
+COMPUTING = (
+    *("hidden_act", "hidden_activation", "activation_function", "head_dim", "rope_theta"),
+    *("num_attention_heads", "num_key_value_heads", "n_head", "rms_norm_eps", "layer_norm_epsilon"),
+    *("rope_scaling", "rope_parameters", "sliding_window", "tie_word_embeddings"),
+)
+"""Keys of config.json that change what the same weights compute."""
+
+
+def check_checkpoint(
+    checkpoint: CheckpointWeights, base: Base, resident: CheckpointWeights
+) -> list[str]:
+    """Check that a checkpoint has the base's tensors, and return warnings.
+
+    `resident` are the base's own files. Only headers and configs are read, but for a head that the
+    checkpoint has beside its embedding and the base has not: it must equal the embedding.
+
+    Raises SourceError with every reason: tensors that are missing or unexpected, of another shape,
+    of a type that is no plain float, another vocabulary, tied against untied heads.
+    """
+    reasons = [
+        *_config_reasons(checkpoint.folder, resident.folder),
+        *_head_reasons(checkpoint, base, resident),
+        *_name_reasons(checkpoint, base, resident),
+        *grouped(_tensor_problems(checkpoint, resident)),
+    ]
+    if reasons:
+        raise SourceError(reasons)
+    return list(_warnings(checkpoint, resident))
+
+
+def _head(base: Base) -> str | None:
+    """The name of the head's weight."""
+    outside = [module for module in base.linears if split_layer(module)[0] is None]
+    return f"{outside[-1]}.weight" if outside else None
+
+
+def _head_reasons(
+    checkpoint: CheckpointWeights, base: Base, resident: CheckpointWeights
+) -> Iterator[str]:
+    head = _head(base)
+    if head is None or (head in checkpoint.shapes) == (head in resident.shapes):
+        return
+    if head in resident.shapes:
+        yield (
+            f"it has no {head}, so its head is tied to its embedding, and the base's is not: "
+            "untie it where it was trained, and save it again"
+        )
+    elif not _copies_embedding(checkpoint, head):
+        yield (
+            f"it has a head of its own, {head}, and the base's is tied to its embedding: tie it "
+            "where it was trained, and save it again"
+        )
+
+
+def _copies_embedding(checkpoint: CheckpointWeights, head: str) -> bool:
+    """Whether the head is the embedding, saved twice."""
+    shape, own = checkpoint.shapes[head], checkpoint.tensor(head)
+    alike = (
+        name
+        for name, other in checkpoint.shapes.items()
+        if other == shape and name != head and split_layer(name)[0] is None
+    )
+    return any(torch.equal(checkpoint.tensor(name), own) for name in alike)
+
+
+def _name_reasons(
+    checkpoint: CheckpointWeights, base: Base, resident: CheckpointWeights
+) -> Iterator[str]:
+    head = _head(base)
+    missing = [
+        name
+        for name, shape in resident.shapes.items()
+        if name not in checkpoint.shapes and name != head and not is_derived(name, shape)
+    ]
+    if missing:
+        yield f"it lacks {len(missing)} tensors of the base: {shown(missing)}"
+    unexpected = [n for n in _extra(checkpoint, resident) if n != head and _is_float(checkpoint, n)]
+    if unexpected:
+        yield f"it has {len(unexpected)} tensors that the base has not: {shown(unexpected)}"
+
+
+def _extra(checkpoint: CheckpointWeights, resident: CheckpointWeights) -> list[str]:
+    """The tensors that the base lacks, but for those that are computed again on loading."""
+    shapes = checkpoint.shapes.items()
+    return [n for n, shape in shapes if n not in resident.shapes and not is_derived(n, shape)]
+
+
+def _is_float(weights: CheckpointWeights, name: str) -> bool:
+    return weights.entries[name].dtype in FLOATS
+
+
+def _tensor_problems(
+    checkpoint: CheckpointWeights, resident: CheckpointWeights
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with tensors that both have: (name, problem)."""
+    for name, expected in resident.shapes.items():
+        shape = checkpoint.shapes.get(name)
+        if shape is None:
+            continue
+        if shape != expected:
+            yield name, _shape_problem(name, shape, expected)
+        if _is_float(resident, name) and not _is_float(checkpoint, name):
+            dtype = checkpoint.entries[name].dtype
+            yield name, f"is {dtype}, which is not merged: save it in a float type, dequantised"
+
+
+def _shape_problem(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    both_matrices = len(shape) == len(expected) == 2
+    if both_matrices and shape[1] == expected[1] and split_layer(name)[0] is None:
+        return (
+            f"it has another vocabulary, {shape[0]} rows, and the base has {expected[0]}: train "
+            "without adding tokens, or take them out"
+        )
+    return f"it has shape {list(shape)}, the base has {list(expected)}"
+
+
+def _config_reasons(folder: Path, resident: Path) -> Iterator[str]:
+    own, base = (_config(path).get("model_type") for path in (folder, resident))
+    if own is not None and base is not None and own != base:
+        yield f"its architecture is {own!r}, and the base's is {base!r}"
+
+
+def _warnings(checkpoint: CheckpointWeights, resident: CheckpointWeights) -> Iterator[str]:
+    own, base = _config(checkpoint.folder), _config(resident.folder)
+    for key in COMPUTING:
+        if key in own and key in base and own[key] != base[key]:
+            yield f"its config has {key} {own[key]!r}; it runs with the base's {base[key]!r}"
+    buffers = [n for n in _extra(checkpoint, resident) if not _is_float(checkpoint, n)]
+    if buffers:
+        yield f"{shown(buffers)} are no weights, and are left out"
+
+
+def _config(folder: Path) -> Mapping[str, object]:
+    """The folder's config.json; empty if there is none that can be read."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}

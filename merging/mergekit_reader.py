@@ -1,0 +1,249 @@
+"""Read a mergekit configuration into the fields of a recipe."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from pydantic import JsonValue
+
+from merging.mergekit_setting import fold, plain
+from merging.methods import METHODS
+from merging.recipe import BASE
+from merging.setting import Kind
+
+Settings = dict[str, JsonValue]
+Values = Mapping[str, object]
+
+KEYS: Final = (
+    *("merge_method", "base_model", "models", "slices", "modules", "parameters"),
+    *("dtype", "out_dtype", "tokenizer_source", "tokenizer", "chat_template"),
+)
+
+
+class Reader:
+    """Reads one configuration. `reasons` has what has no native form, after `read`."""
+
+    def __init__(self, name_of: Callable[[str], str | None]) -> None:
+        self._name_of = name_of
+        self.reasons: list[str] = []
+
+    def read(self, config: Values) -> dict[str, JsonValue]:
+        """The fields of a recipe; they hold only if there are no `reasons`."""
+        self._known_keys(config, KEYS, "")
+        name = config.get("merge_method")
+        method = METHODS.get(name) if isinstance(name, str) else None
+        if method is None:
+            known = ", ".join(METHODS)
+            self.reasons.append(f"merge_method: {name!r} is not known; known are {known}")
+        self._kinds: Mapping[str, Kind] = (
+            {p.name: p.type for p in method.parameters} if method is not None else {}
+        )
+        self._takes_base = method is not None and method.base == "input"
+        self._base_model = self._model(config.get("base_model"), "base_model")
+        content, shared = self._content(config)
+        sources: Settings = {}
+        slices: list[tuple[JsonValue, list[str]]] = []
+        if content.get("models"):
+            sources = self._models(content["models"])
+        elif content.get("slices"):
+            slices = list(self._slices(content["slices"]))
+            sources = {name: {} for name in sorted({n for _, names in slices for n in names})}
+        dtype = self._dtype(config)
+        self._tokenizer(config)
+        return {
+            "method": str(name),
+            "base_model": BASE if self._takes_base else self._base_model,
+            "sources": sources,
+            "parameters": shared,
+            "slices": [part for part, _ in slices] or None,
+            "dtype": dtype,
+        }
+
+    def _content(self, config: Values) -> tuple[Values, Settings]:
+        """Where the models or slices stand, and the settings that all of them share."""
+        given = [key for key in ("models", "slices", "modules") if config.get(key)]
+        if len(given) != 1:
+            what = ", ".join(given) or "none"
+            self.reasons.append(f"models, slices, modules: exactly one is needed, got {what}")
+            return {}, {}
+        shared = self._settings(config.get("parameters"), "parameters")
+        if given != ["modules"]:
+            return config, shared
+        modules = self._mapping(config["modules"], "modules")
+        if len(modules) != 1:
+            names = ", ".join(str(name) for name in modules)
+            self.reasons.append(f"modules: models of several modules are not served: {names}")
+            return {}, shared
+        path, module = next((f"modules.{key}", value) for key, value in modules.items())
+        module = self._mapping(module, path)
+        self._known_keys(module, ("models", "slices", "parameters"), f"{path}.")
+        if bool(module.get("models")) == bool(module.get("slices")):
+            self.reasons.append(f"{path}: exactly one of models and slices is needed")
+        return module, fold(
+            [self._settings(module.get("parameters"), f"{path}.parameters"), shared]
+        )
+
+    def _models(self, models: object) -> Settings:
+        sources: Settings = {}
+        for index, item in enumerate(self._list(models, "models")):
+            path, entry = f"models[{index}]", self._mapping(item, f"models[{index}]")
+            self._known_keys(entry, ("model", "parameters"), f"{path}.")
+            name = self._model(entry.get("model"), f"{path}.model", required=True)
+            settings = self._settings(entry.get("parameters"), f"{path}.parameters")
+            if name in sources:
+                self.reasons.append(f"{path}.model: {name!r} is merged twice")
+            # mergekit lists the base_model among the models or not, and reads no settings of it
+            if name is not None and (name != self._base_model or self._takes_base):
+                sources[name] = settings
+        if self._takes_base and self._base_model is not None:
+            sources.setdefault(self._base_model, {})  # mergekit adds it as one more model
+        return sources
+
+    def _slices(self, slices: object) -> Iterator[tuple[JsonValue, list[str]]]:
+        """The native slices, each with the names of its sources."""
+        for index, item in enumerate(self._list(slices, "slices")):
+            path, part = f"slices[{index}]", self._mapping(item, f"slices[{index}]")
+            keys = ("sources", "base_model", "parameters", "residual_weight")
+            self._known_keys(part, keys, f"{path}.")
+            if part.get("residual_weight") is not None:
+                self.reasons.append(
+                    f"{path}.residual_weight: nothing reads it, in mergekit either; leave it out"
+                )
+            own = self._model(part.get("base_model"), f"{path}.base_model")
+            base_model = None if self._takes_base else own or self._base_model
+            sources = [
+                self._slice_source(source, f"{path}.sources[{place}]", base_model)
+                for place, source in enumerate(self._list(part.get("sources"), f"{path}.sources"))
+            ]
+            read: dict[str, JsonValue] = {"sources": list(sources)}
+            if own is not None and not self._takes_base:
+                read["base_model"] = own
+            if parameters := self._settings(part.get("parameters"), f"{path}.parameters"):
+                read["parameters"] = parameters
+            yield read, [str(s["model"]) for s in sources if s["model"] != base_model]
+
+    def _slice_source(
+        self, item: object, path: str, base_model: str | None
+    ) -> dict[str, JsonValue]:
+        source = self._mapping(item, path)
+        self._known_keys(source, ("model", "layer_range", "parameters"), f"{path}.")
+        name = self._model(source.get("model"), f"{path}.model", required=True)
+        layers = self._list(source.get("layer_range"), f"{path}.layer_range")
+        read: dict[str, JsonValue] = {"model": name or "", "layer_range": list(layers)}  # type: ignore[arg-type]
+        settings = self._settings(source.get("parameters"), f"{path}.parameters")
+        return read | {"parameters": settings} if settings and name != base_model else read
+
+    def _model(self, value: object, path: str, required: bool = False) -> str | None:
+        """The name of a model that a configuration refers to."""
+        if value is None:
+            if required:
+                self.reasons.append(f"{path}: is missing")
+            return None
+        text = self._reference(value, path)
+        if text is None:
+            return None
+        _, plus, lora = text.partition("+")
+        if plus and self._name_of(text) is None:
+            self.reasons.append(
+                f"{path}: {text!r} merges a LoRA into a model first; register {lora!r} as a source "
+                "instead, and name that: an adapter is merged on the base without that step"
+            )
+            return None
+        name = self._name_of(text)
+        if name is None:
+            self.reasons.append(
+                f"{path}: {text!r} is neither the name of a source, nor a path or hub id that one "
+                "was registered from"
+            )
+        return name
+
+    def _reference(self, value: object, path: str) -> str | None:
+        """The text of a reference: `path@revision+lora`; also in its form as a mapping."""
+        if isinstance(value, str) and value:
+            return value
+        if not isinstance(value, Mapping):
+            self.reasons.append(f"{path}: must be a name, a path or a hub id, got {value!r}")
+            return None
+        self._known_keys(
+            value, ("model", "lora", "override_architecture", "path", "revision"), f"{path}."
+        )
+        if value.get("override_architecture") is not None:
+            self.reasons.append(
+                f"{path}.override_architecture: the architecture is the base's; leave it out"
+            )
+        if "model" in value:
+            inner = self._reference(value["model"], f"{path}.model")
+            lora = value.get("lora")
+            outer = None if lora is None else self._reference(lora, f"{path}.lora")
+            return inner if outer is None or inner is None else f"{inner}+{outer}"
+        inner, revision = value.get("path"), value.get("revision")
+        if not isinstance(inner, str):
+            self.reasons.append(f"{path}.path: is missing")
+            return None
+        return inner if revision is None else f"{inner}@{revision}"
+
+    def _settings(self, value: object, path: str) -> Settings:
+        if value is None:
+            return {}
+        given = self._mapping(value, path)
+        settings = {name: plain(item, self._kinds.get(name)) for name, item in given.items()}
+        # an empty list says nothing in mergekit, and the next level is asked
+        return {name: item for name, item in settings.items() if item != []}
+
+    def _dtype(self, config: Values) -> str | None:
+        dtype, out = (
+            None if (text := config.get(key)) is None else str(text).removeprefix("torch.")
+            for key in ("dtype", "out_dtype")
+        )
+        if out is not None and dtype not in (None, out, "float32"):
+            self.reasons.append(
+                f"out_dtype: a merge computes in float32, and {dtype} (dtype) is not kept; leave "
+                "dtype out"
+            )
+        return out or dtype
+
+    def _tokenizer(self, config: Values) -> None:
+        """Refuse what would change the vocabulary, or the chat template, which are the base's."""
+        self._tokenizer_source(config.get("tokenizer_source"), "tokenizer_source")
+        if (tokenizer := config.get("tokenizer")) is not None:
+            given = self._mapping(tokenizer, "tokenizer")
+            self._known_keys(given, ("source", "tokens", "pad_to_multiple_of"), "tokenizer.")
+            self._tokenizer_source(given.get("source", "union"), "tokenizer.source")
+            for key in ("tokens", "pad_to_multiple_of"):
+                if given.get(key):
+                    self.reasons.append(
+                        f"tokenizer.{key}: would change the vocabulary, which is the base's; leave "
+                        "it out"
+                    )
+        if config.get("chat_template") is not None:
+            self.reasons.append(
+                "chat_template: a preset has the chat template of the base; leave it out, or serve "
+                "with --chat-template"
+            )
+
+    def _tokenizer_source(self, value: object, path: str) -> None:
+        if value is None or value == BASE:
+            return
+        if value != "union":
+            name = self._model(value, path)
+            if name in (None, BASE, self._base_model):
+                return
+        self.reasons.append(
+            f'{path}: {value!r} may change the vocabulary, which is the base\'s; use "base"'
+        )
+
+    def _known_keys(self, given: Values, known: tuple[str, ...], path: str) -> None:
+        for key in given:
+            if key not in known:
+                self.reasons.append(f"{path}{key}: unknown key; known are {', '.join(known)}")
+
+    def _mapping(self, value: object, path: str) -> Values:
+        if isinstance(value, Mapping):
+            return value
+        self.reasons.append(f"{path}: must be a mapping, got {value!r}")
+        return {}
+
+    def _list(self, value: object, path: str) -> list[object]:
+        if isinstance(value, list | tuple) and value:
+            return list(value)
+        self.reasons.append(f"{path}: must be a list with something in it, got {value!r}")
+        return []

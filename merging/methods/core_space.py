@@ -1,0 +1,71 @@
+"""Core Space: merge adapters in the small space that their factors share."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+
+from merging.adapter import LowRank
+from merging.methods.apply import canonical_order, merge_tensor
+from merging.methods.core_basis import core_basis
+from merging.methods.dare_linear import dare_linear
+from merging.methods.dare_ties import dare_ties
+from merging.methods.method import Method, Values, method
+from merging.methods.parameter import Doc
+from merging.methods.task_arithmetic import task_arithmetic
+from merging.methods.task_vectors import Density, Lambda, WeightOfDelta
+from merging.methods.ties import ties
+from merging.setting import Scalar
+
+Inside = Literal["task_arithmetic", "ties", "dare_linear", "dare_ties"]
+INSIDE = {m.name: m for m in (task_arithmetic, ties, dare_linear, dare_ties)}
+
+
+@method(
+    "core_space",
+    title="Core Space",
+    paper="https://arxiv.org/abs/2509.17786",
+    kind="low_rank",
+    is_random=True,
+)
+def core_space(
+    factors: Sequence[LowRank],
+    seed: int,
+    digests: Sequence[str],
+    tensor_name: str,
+    weight: WeightOfDelta,
+    density: Density,
+    *,
+    inside: Annotated[Inside, Doc("The method that merges in the shared space.")] = "ties",
+    lambda_: Lambda = 1.0,
+) -> LowRank:
+    """Merge adapters in the space of their stacked factors (2509.17786): `M_i = U^T B_i A_i V` are
+    merged by another method with its own defaults, and `U M V^T` is added to the base.
+
+    U and V are singular vectors of all B and all A, so nothing is lost on the way in. With task
+    arithmetic inside it is task arithmetic; TIES and DARE work on a few thousand numbers for each
+    module, whatever its size. The result has at most the sum of the ranks.
+    """
+    order = canonical_order({"weight": tuple(weight), "density": tuple(density)}, digests)
+    basis = core_basis([factors[i] for i in order])
+    cores = [basis.core(factor) for factor in factors]
+    inner = INSIDE[inside]
+    merged = merge_tensor(
+        inner,
+        _inner_values(inner, weight, density, lambda_),
+        torch.zeros_like(cores[0]),
+        cores,
+        seed=seed,
+        digests=digests,
+        tensor_name=tensor_name,
+    )
+    return basis.expand(merged)
+
+
+def _inner_values(
+    inner: Method, weight: Sequence[float], density: Sequence[float], factor: float
+) -> Values:
+    values: dict[str, Scalar | tuple[Scalar, ...]] = {
+        p.name: p.default for p in inner.parameters if p.default is not None
+    }
+    return values | {"weight": tuple(weight), "density": tuple(density), "lambda": factor}

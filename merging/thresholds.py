@@ -1,0 +1,171 @@
+"""Trims over a whole source: the k-th largest magnitude of all its deltas together, exactly."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from merging.errors import MergingError
+from merging.methods.trim import Threshold
+from merging.operand import Operand, Operands, open_operands
+from merging.pieces import Scratch
+from merging.setting import Scalar
+from merging.trim_cache import OVERHEAD, TrimCache
+from merging.variant import TensorPlan, VariantPlan
+from merging.workers import Task
+
+Counts = npt.NDArray[np.int64]
+Magnitudes = npt.NDArray[np.int32]
+ThresholdKey = tuple[str, tuple[tuple[str, Scalar], ...]]
+"""A source's digest, and `Method.trim_values` for it, sorted."""
+
+HALF = 16  # bits of a magnitude that are looked at in one pass
+LOW = (1 << HALF) - 1
+Run = Callable[[list[Task]], None]
+"""Does tasks side by side."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """The k-th largest magnitudes of a source, by k."""
+
+    magnitudes: Mapping[int, float]
+
+    @property
+    def num_bytes(self) -> int:
+        return OVERHEAD
+
+
+def find_thresholds(
+    plan: VariantPlan, cache: TrimCache | None, scratch: Scratch, run: Run
+) -> dict[ThresholdKey, Threshold]:
+    """The thresholds of all trims of the plan that look at whole sources; often none.
+
+    A source is all its tensors in the plan. Two passes over its deltas count the upper and then the
+    lower halves of their float32 magnitudes, which sort like whole numbers.
+    """
+    found: dict[ThresholdKey, Threshold] = {}
+    for digest, counts in _counts(plan).items():
+        ranks = tuple(sorted({rank for threshold in counts.values() for rank in threshold}))
+        tensors = tuple(tensor for tensor in plan.tensors if digest in _digests(plan, tensor))
+        compute = partial(_rank, plan, digest, tensors, ranks, scratch, run)
+        names = tuple((tensor.base, tensor.ingredients) for tensor in tensors)
+        key = ("threshold", plan.base.digest, digest, ranks, names)
+        ranked = compute() if cache is None else cache.get(key, compute)
+        assert ranked is not None
+        for values, wanted in counts.items():
+            found[digest, values] = tuple(ranked.magnitudes[rank] for rank in wanted)
+    return found
+
+
+def _digests(plan: VariantPlan, tensor: TensorPlan) -> list[str]:
+    return [plan.sources[ingredient.source].digest for ingredient in tensor.ingredients]
+
+
+def _counts(
+    plan: VariantPlan,
+) -> dict[str, dict[tuple[tuple[str, Scalar], ...], tuple[int, ...]]]:
+    """By source's digest and values of its trim: the ranks that are needed."""
+    trim = plan.method.trim
+    if trim is None or trim.counter is None:
+        return {}
+    sizes: dict[str, int] = {}
+    values: dict[str, dict[tuple[tuple[str, Scalar], ...], None]] = {}
+    for tensor in plan.tensors:
+        for index, digest in enumerate(_digests(plan, tensor)):
+            sizes[digest] = sizes.get(digest, 0) + math.prod(tensor.shape)
+            own = plan.method.trim_values(tensor.values, index)
+            values.setdefault(digest, {})[tuple(sorted(own.items()))] = None
+    counts = {
+        digest: {each: trim.counts(sizes[digest], **dict(each)) for each in own}
+        for digest, own in values.items()
+    }
+    return {
+        digest: wanted
+        for digest, own in counts.items()
+        if (wanted := {each: ranks for each, ranks in own.items() if ranks})
+    }
+
+
+def _rank(
+    plan: VariantPlan,
+    digest: str,
+    tensors: tuple[TensorPlan, ...],
+    ranks: tuple[int, ...],
+    scratch: Scratch,
+    run: Run,
+) -> Ranked:
+    upper = _Histogram(None)
+    run([partial(_count, plan, tensor, digest, [upper], scratch) for tensor in tensors])
+    # k-th largest: in which upper half it is, and the how-many-th largest of that half.
+    places = {rank: upper.place(rank) for rank in ranks if rank}
+    lower = {half: _Histogram(half) for half, _ in places.values()}
+    run([partial(_count, plan, t, digest, list(lower.values()), scratch) for t in tensors])
+    magnitudes = {0: math.inf}
+    for rank, (half, within) in places.items():
+        bits = np.array([(half << HALF) | lower[half].place(within)[0]], dtype=np.int32)
+        magnitudes[rank] = float(bits.view(np.float32)[0])
+    return Ranked(magnitudes)
+
+
+class _Histogram:
+    """How often each upper half of a magnitude occurs; or, for one upper half, each lower one."""
+
+    def __init__(self, half: int | None) -> None:
+        self._half = half
+        self._counts: Counts = np.zeros(1 << HALF, dtype=np.int64)
+        self._lock = Lock()
+
+    def count(self, magnitudes: Magnitudes) -> Counts:
+        """Those of one piece."""
+        if self._half is None:
+            return np.bincount(magnitudes >> HALF, minlength=1 << HALF)
+        own = magnitudes[magnitudes >> HALF == self._half]
+        return np.bincount(own & LOW, minlength=1 << HALF)
+
+    def add(self, counts: Counts) -> None:
+        with self._lock:
+            self._counts += counts
+
+    def place(self, rank: int) -> tuple[int, int]:
+        """The value that the `rank`-th largest (from 1) has, and its rank among those of it."""
+        from_top = np.cumsum(self._counts[::-1])
+        position = int(np.searchsorted(from_top, rank))
+        before = int(from_top[position - 1]) if position else 0
+        return len(from_top) - 1 - position, rank - before
+
+
+def _count(
+    plan: VariantPlan,
+    tensor: TensorPlan,
+    digest: str,
+    histograms: list[_Histogram],
+    scratch: Scratch,
+) -> None:
+    try:
+        operands = open_operands(plan, tensor)
+    except MergingError:
+        return  # who builds the tensor says why
+    own = [operand for operand in operands.sources if operand.digest == digest]
+    totals = [np.zeros(1 << HALF, dtype=np.int64) for _ in histograms]
+    for magnitudes in _magnitudes(operands, own, scratch):
+        for histogram, total in zip(histograms, totals, strict=True):
+            total += histogram.count(magnitudes)
+    for histogram, total in zip(histograms, totals, strict=True):
+        histogram.add(total)
+
+
+def _magnitudes(
+    operands: Operands, sources: list[Operand], scratch: Scratch
+) -> Iterator[Magnitudes]:
+    """The bits of the deltas' magnitudes, piece by piece."""
+    for index, piece in enumerate(operands.pieces):
+        base = None if operands.base is None else operands.read_base(index, scratch)
+        for operand in sources:
+            delta = scratch.row("magnitude", piece.size)
+            operand.read_delta(index, base, delta)
+            yield delta.abs_().numpy().view(np.int32)

@@ -1,0 +1,174 @@
+"""Whether a checkpoint is a fine-tune of the base."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from merging.base import Base, Linear
+from merging.checkpoint_check import check_checkpoint
+from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
+from merging.errors import SourceError
+
+SHAPES = {
+    "model.embed_tokens.weight": (6, 4),
+    "model.layers.0.mlp.up_proj.weight": (4, 4),
+    "model.layers.1.mlp.up_proj.weight": (4, 4),
+    "model.norm.weight": (4,),
+}
+HEAD = "lm_head.weight"
+CONFIG = {"model_type": "llama", "rope_theta": 10000.0, "torch_dtype": "float32"}
+
+
+def write(folder: Path, tensors: dict[str, torch.Tensor | None], **config: object) -> Path:
+    """A checkpoint of the base's shapes with these tensors in place of its own; None: left out."""
+    own = {name: torch.ones(shape) for name, shape in SHAPES.items()} | tensors
+    folder.mkdir()
+    kept = {name: tensor for name, tensor in own.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **config}))
+    return folder
+
+
+def base_of(*, tied: bool) -> Base:
+    linears = {f"model.layers.{i}.mlp.up_proj": Linear(4, 4) for i in range(2)}
+    linears["lm_head"] = Linear(6, 4)
+    return Base("tiny", "sha256:0", "float32", 2, linears, tied_embeddings=tied)
+
+
+def check(
+    tmp_path: Path,
+    tensors: dict[str, torch.Tensor | None],
+    *,
+    tied: bool = True,
+    **config: object,
+) -> list[str]:
+    """The warnings for a checkpoint with these tensors."""
+    head = {} if tied else {HEAD: torch.zeros(6, 4)}
+    resident = open_checkpoint(write(tmp_path / "base", head))
+    checkpoint = open_checkpoint(write(tmp_path / "ft", tensors, **config))
+    return check_checkpoint(checkpoint, base_of(tied=tied), resident)
+
+
+def refusal(tmp_path: Path, tensors: dict[str, torch.Tensor | None], **options) -> tuple[str, ...]:
+    with pytest.raises(SourceError) as caught:
+        check(tmp_path, tensors, **options)
+    return caught.value.reasons
+
+
+def test_a_fine_tune_fits(tmp_path):
+    """The same tensors in the same shapes fit, in whatever float type each is."""
+    changed = {"model.norm.weight": torch.zeros(4, dtype=torch.float16)}
+    assert check(tmp_path, changed) == []
+
+
+def test_missing_and_unexpected(tmp_path):
+    """Tensors that are missing, or that the base has not, are named."""
+    reasons = refusal(
+        tmp_path, {"model.norm.weight": None, "model.layers.0.mlp.bias": torch.ones(4)}
+    )
+    assert reasons == (
+        "it lacks 1 tensors of the base: model.norm.weight",
+        "it has 1 tensors that the base has not: model.layers.0.mlp.bias",
+    )
+
+
+def test_shapes(tmp_path):
+    """Tensors of another shape are named with both shapes, layers together."""
+    wrong = {f"model.layers.{i}.mlp.up_proj.weight": torch.ones(5, 4) for i in range(2)}
+    (reason,) = refusal(tmp_path, wrong)
+    assert reason == (
+        "model.layers.0.mlp.up_proj.weight, model.layers.1.mlp.up_proj.weight: "
+        "it has shape [5, 4], the base has [4, 4]"
+    )
+
+
+def test_vocabularies(tmp_path):
+    """An embedding with another number of rows is another vocabulary, and told as such."""
+    (reason,) = refusal(tmp_path, {"model.embed_tokens.weight": torch.ones(8, 4)})
+    assert "another vocabulary, 8 rows, and the base has 6" in reason
+
+
+def test_a_head_on_a_tied_base(tmp_path):
+    """A head of its own does not fit a base whose head is tied."""
+    (reason,) = refusal(tmp_path, {HEAD: torch.zeros(6, 4)})
+    assert "a head of its own, lm_head.weight" in reason
+
+
+def test_a_tied_head_saved_twice(tmp_path):
+    """A head that equals the embedding is tied, whatever was saved."""
+    assert check(tmp_path, {HEAD: torch.ones(6, 4)}) == []
+
+
+def test_a_tied_head_on_an_untied_base(tmp_path):
+    """A tied head does not fit a base with a head of its own."""
+    (reason,) = refusal(tmp_path, {}, tied=False)
+    assert "tied to its embedding, and the base's is not" in reason
+
+
+def test_an_untied_head_on_an_untied_base(tmp_path):
+    """Two heads of their own fit."""
+    assert check(tmp_path, {HEAD: torch.ones(6, 4)}, tied=False) == []
+
+
+def test_quantised_weights(tmp_path):
+    """Integers where the base has floats are no weights to merge."""
+    packed = torch.ones(4, 4, dtype=torch.int8)
+    (reason,) = refusal(tmp_path, {"model.layers.1.mlp.up_proj.weight": packed})
+    assert "is I8, which is not merged" in reason
+
+
+def test_integer_buffers(tmp_path):
+    """Buffers that the base has not are left out with a warning; derived ones without."""
+    (warning,) = check(
+        tmp_path,
+        {
+            "model.position_ids": torch.arange(4),
+            "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        },
+    )
+    assert warning == "model.position_ids are no weights, and are left out"
+
+
+def test_another_architecture(tmp_path):
+    """Another model_type is another architecture, though the shapes are the same."""
+    (reason,) = refusal(tmp_path, {}, model_type="qwen2")
+    assert reason == "its architecture is 'qwen2', and the base's is 'llama'"
+
+
+def test_another_config(tmp_path):
+    """What changes the computation is warned of; what does not is not."""
+    (warning,) = check(tmp_path, {}, rope_theta=5e5, torch_dtype="bfloat16")
+    assert warning == "its config has rope_theta 500000.0; it runs with the base's 10000.0"
+
+
+def test_configs_that_cannot_be_read(tmp_path):
+    """Without a config that can be read the tensors alone decide."""
+    resident = open_checkpoint(write(tmp_path / "base", {}))
+    folder = write(tmp_path / "ft", {})
+    for content in ("{", "[]", None):
+        (folder / "config.json").unlink()
+        if content is not None:
+            (folder / "config.json").write_text(content)
+        assert check_checkpoint(opened(folder), base_of(tied=True), resident) == []
+        (folder / "config.json").touch()
+
+
+def opened(folder: Path) -> CheckpointWeights:
+    return open_checkpoint(folder)
+
+
+def test_everything_at_once(tmp_path):
+    """Every reason is listed, not only the first."""
+    reasons = refusal(
+        tmp_path,
+        {
+            "model.embed_tokens.weight": torch.ones(8, 4),
+            "model.norm.weight": None,
+            "extra.weight": torch.ones(1),
+        },
+        model_type="gpt2",
+    )
+    assert len(reasons) == 4
