@@ -14,7 +14,6 @@ from merging.operand import Operand, Operands
 from merging.pieces import Scratch
 from merging.source import Product
 
-
 LARGEST_SHARE: Final = 8.0
 
 

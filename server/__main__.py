@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from server.commands.arguments import add_settings
+from server.commands.offline_arguments import add_offline_commands
 from server.commands.presets_arguments import add_presets_commands
 
 
@@ -40,11 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "serve", help="serve a base model and merges of it", allow_abbrev=False
     )
     add_settings(serve)
-    inspect = commands.add_parser(
-        "inspect", help="say what a source's folder is, before serving it", allow_abbrev=False
-    )
-    inspect.add_argument("folder", metavar="DIR", help="folder of an adapter or a checkpoint")
-    inspect.add_argument("--model", metavar="DIR", help="base model that it should fit")
+    add_offline_commands(commands)
     add_presets_commands(commands)
     return parser
 

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from merging.trim_cache import TrimCache
 from server.api import health, methods, openai, presets, sources, tokenization
 from server.api.access_log import AccessLog
 from server.api.auth import Authentication, KeyRing
@@ -27,16 +28,30 @@ from server.api.lifecycle import Lifecycle
 from server.api.service import Service
 from server.demo import demo_presets, demo_sources, ensure_demo_model
 from server.engine.async_engine import AsyncEngine
-from server.engine.loading import EngineOptions, Progress, load_engine, model_folder
+from server.engine.loading import (
+    EngineOptions,
+    LoadedModel,
+    Progress,
+    load_engine,
+    model_folder,
+    pick_device,
+)
+from server.engine.memory import GIB, free_bytes
+from server.engine.probe import check_variant
 from server.engine.tokenizer import TemplateError
 from server.errors import InvalidRequestError, ServiceError
 from server.metrics import Metrics
 from server.presets.catalog import Catalog
 from server.presets.document import PresetDocument, parse_document
 from server.presets.store import PresetStore
+from server.presets.variants import Variants
+from server.presets.workshop import Workshop
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 30.0
+"""Seconds that a request waits for weights that are being built, or `--request-timeout`."""
 
 Loader = Callable[[Settings, Metrics], Service]
 """Makes the service; runs on a thread of its own while the server already listens."""
@@ -50,9 +65,8 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
     """Load the model, then the sources and presets."""
     model = ensure_demo_model() if settings.demo else settings.model
     assert model is not None, "a model or --demo is asked for before anything is loaded"
-    if settings.variant_memory is not None:
-        logger.warning("--variant-memory has no effect: this release serves blends only")
     loaded = load_engine(model, _engine_options(settings), progress=progress, observer=metrics)
+    variants = _variants(loaded, settings, metrics)
     store = PresetStore(settings.database_for(loaded.base.name))
     catalog = Catalog(
         store,
@@ -63,6 +77,10 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
         observer=metrics,
         revisions_kept=settings.revisions_kept,
         base_tensor=loaded.base_tensor,
+        resident=loaded.weights,
+        variants=variants,
+        location=str(model),
+        patience=min(PATIENCE, settings.request_timeout or PATIENCE),
     )
     _fill(catalog, settings, progress)
 
@@ -72,6 +90,19 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
 
     engine = AsyncEngine(loaded.engine, num_threads=settings.num_threads)
     return Service(engine, loaded.tokenizer, catalog, settings.request_timeout, close)
+
+
+def _variants(loaded: LoadedModel, settings: Settings, metrics: Metrics) -> Variants:
+    """What builds variants, within the bytes they may take: by default half of what is free."""
+    if settings.variant_memory is None:
+        budget = free_bytes(pick_device(settings.device)) // 2
+    else:
+        budget = int(settings.variant_memory * GIB)
+    logger.info("merged weights may take %.2f GiB (--variant-memory)", budget / GIB)
+    workshop = Workshop(
+        loaded.variants, TrimCache(budget), check_variant, num_layers=loaded.base.num_layers
+    )
+    return Variants(workshop, budget, metrics)
 
 
 def _engine_options(settings: Settings) -> EngineOptions:
@@ -92,15 +123,23 @@ def _engine_options(settings: Settings) -> EngineOptions:
 def _fill(catalog: Catalog, settings: Settings, progress: Progress) -> None:
     """Register what the store, the demo and the settings name."""
     catalog.load()
-    folders = demo_sources() if settings.demo else {}
-    folders |= {spec.name: model_folder(spec.location, progress) for spec in settings.source}
-    for name, folder in folders.items():
+    for name, folder in (demo_sources() if settings.demo else {}).items():
         catalog.add_source(name, folder)
+    for spec in settings.source:
+        what = f"reading source {spec.name}"
+        catalog.add_source(
+            spec.name,
+            model_folder(spec.location, progress),
+            spec.location,
+            partial(progress, what),
+        )
     files = [demo_presets()] if settings.demo else []
     files += [settings.presets] if settings.presets else []
     for path in files:
         for line in catalog.seed_presets(read_presets(path), path.name):
             logger.info("%s", line)
+    progress("building pinned presets", 0, 0)
+    catalog.build_pinned()
 
 
 def read_presets(path: Path) -> list[PresetDocument]:

@@ -1,12 +1,14 @@
 """`mergeserve inspect`: what a folder is, and what would be done with it as a source."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
 from merging.adapter_config import FILE, AdapterConfig, read_config
 from merging.base import Base
-from merging.checkpoint import checkpoint_digest, tensor_entries
+from merging.checkpoint import tensor_entries
+from merging.checkpoint_check import check_checkpoint
+from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 from merging.explanation import group_coefficients
 from merging.wording import shown
@@ -20,12 +22,14 @@ def inspect_folder(
     base: Base | None,
     *,
     base_tensor: BaseTensor | None = None,
+    resident: Callable[[], CheckpointWeights] | None = None,
     allow_base_mismatch: bool = False,
 ) -> str:
     """Report on a folder as text. With a `base` it also says whether the folder fits it.
 
-    Nothing is raised for a folder that cannot be used: the report says so, with every reason. The
-    base's weights are not needed, but for what `base_tensor` looks up (see `check_adapter`).
+    Nothing is raised for a folder that cannot be used: the report says so, with every reason. For
+    an adapter the base's weights are not needed, but for what `base_tensor` looks up (see
+    `check_adapter`); a checkpoint is compared with the base's files, which `resident` opens.
     """
     if not folder.is_dir():
         return _report(folder, "not a folder", [])
@@ -33,7 +37,7 @@ def inspect_folder(
         lines = _adapter_lines(folder, base, base_tensor, allow_base_mismatch)
         return _report(folder, "an adapter (PEFT)", lines)
     if (folder / "config.json").is_file() or any(folder.glob("*.safetensors")):
-        return _report(folder, "a full checkpoint", _checkpoint_lines(folder))
+        return _report(folder, "a full checkpoint", _checkpoint_lines(folder, base, resident))
     names = shown(sorted(path.name for path in folder.iterdir()), limit=8) or "nothing"
     return _report(folder, "neither an adapter nor a checkpoint", [("contains", names)])
 
@@ -100,18 +104,38 @@ def _factor_lines(adapter: Adapter, config: AdapterConfig) -> Iterator[Line]:
     yield "trained on", recorded or "not recorded"
 
 
-def _checkpoint_lines(folder: Path) -> Iterator[Line]:
+def _checkpoint_lines(
+    folder: Path, base: Base | None, resident: Callable[[], CheckpointWeights] | None
+) -> Iterator[Line]:
     try:
         entries = tensor_entries(folder)
-        digest = checkpoint_digest(folder)
+        weights = open_checkpoint(folder)
     except SourceError as error:
         yield from _refused(error)
         return
-    num_bytes = sum(entry.num_bytes for entry in entries.values())
     yield "tensors", f"{len(entries)} in {', '.join(sorted({e.dtype for e in entries.values()}))}"
-    yield "size", _bytes(num_bytes)
-    yield "digest", digest
-    yield "outcome", "can be a base; checkpoint sources are not served yet"
+    yield "size", _bytes(weights.num_bytes)
+    yield "digest", weights.digest
+    if base is None or resident is None:
+        yield "base", "not compared; name a base with --model to see whether the checkpoint fits it"
+        yield "outcome", "can be a base, or a source of merges on a base that it fits"
+        return
+    try:
+        warnings = check_checkpoint(weights, base, resident())
+    except SourceError as error:
+        yield from _refused(error)
+        return
+    yield "base", f"{base.name}: it fits"
+    yield from (("warning", warning) for warning in warnings)
+    yield "outcome", "served as a variant: its merges are built as weights of their own"
+
+
+def records_base(folder: Path) -> bool:
+    """Whether an adapter's folder records the digest of its base."""
+    try:
+        return read_adapter(folder).base_digest is not None
+    except SourceError:
+        return False
 
 
 def _bytes(count: int) -> str:

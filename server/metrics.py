@@ -35,6 +35,7 @@ REQUEST_BUCKETS = (
 STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 EDIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+BUILD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 REQUEST_LABELS = ("preset", "mode", "path")
 
@@ -52,7 +53,7 @@ class _WithoutCreated(Collector):
 
 
 class Metrics:
-    """Every metric of one server. Implements EngineObserver and CatalogObserver."""
+    """Every metric of one server. Implements EngineObserver, CatalogObserver, VariantObserver."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -62,6 +63,7 @@ class Metrics:
         self._define_requests()
         self._define_engine()
         self._define_presets()
+        self._define_variants()
 
     def render(self) -> bytes:
         """All metrics as Prometheus text."""
@@ -155,6 +157,28 @@ class Metrics:
             "preset_edit_seconds", "Duration of an edit's phases.", EDIT_BUCKETS, ("phase",)
         )
 
+    def _define_variants(self) -> None:
+        self._builds = self._counter(
+            "variant_builds", "Builds of merged weights, by outcome.", ("method", "outcome")
+        )
+        self._build_seconds = self._histogram(
+            "variant_build_seconds",
+            "Duration of the phases of builds that succeeded.",
+            BUILD_BUCKETS,
+            ("method", "phase"),
+        )
+        self._variants = self._gauge("variants_resident", "Merged weights in memory.")
+        self._variant_bytes = self._gauge("variant_bytes", "Bytes of merged weights in memory.")
+        self._variant_cache_bytes = self._gauge(
+            "variant_cache_bytes", "Bytes that builds keep for the next one."
+        )
+        self._evictions = self._counter(
+            "variant_evictions", "Merged weights that had to make room for others."
+        )
+        self._cold_hits = self._counter(
+            "variant_cold_hits", "Requests for merged weights that were not in memory."
+        )
+
     # The HTTP server
 
     def http_request(self, method: str, route: str, status: int) -> None:
@@ -223,6 +247,29 @@ class Metrics:
                 self._revision_info.labels(preset, str(revision), digest).set(1)
             for preset in before.keys() - revisions.keys():
                 self._forget(preset)
+
+    # Variants
+
+    def variant_built(
+        self, method: str, outcome: str, seconds_by_phase: Mapping[str, float]
+    ) -> None:
+        """A build ended."""
+        self._builds.labels(method, outcome).inc()
+        for phase, seconds in seconds_by_phase.items():
+            self._build_seconds.labels(method, phase).observe(seconds)
+
+    def variants_changed(
+        self, num_variants: int, num_bytes: int, cache_bytes: int, num_evicted: int
+    ) -> None:
+        """What is in memory now."""
+        self._variants.set(num_variants)
+        self._variant_bytes.set(num_bytes)
+        self._variant_cache_bytes.set(cache_bytes)
+        self._evictions.inc(num_evicted)
+
+    def cold_hit(self) -> None:
+        """A request waits for a build."""
+        self._cold_hits.inc()
 
     def _forget(self, preset: str) -> None:
         """Drop the series of a preset that was deleted."""

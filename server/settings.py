@@ -119,7 +119,8 @@ class Settings(BaseSettings):
     model: str | None = Field(None, min_length=1, description="folder or hub id of the base model")
     config: Path | None = Field(None, description="YAML file with any of these options")
     source: Sources = Field(
-        (), description="NAME=DIR_OR_HUB_ID of an adapter to register; may be given several times"
+        (),
+        description="NAME=DIR_OR_HUB_ID of an adapter or a checkpoint to register; several times",
     )
     source_dir: Folders = Field(
         (), description="folder from which sources may be registered over HTTP; several times"
@@ -166,7 +167,10 @@ class Settings(BaseSettings):
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait for a row")
     variant_memory: float | None = Field(
-        None, gt=0, description="GiB for merged weights; none are built in this release"
+        None,
+        gt=0,
+        description="GiB for merged weights and what their builds keep; default: half of what is "
+        "free",
     )
     kv_memory: float | None = Field(
         None, gt=0, description="GiB for the KV cache; default: a quarter of what is free"
@@ -183,7 +187,7 @@ class Settings(BaseSettings):
     )
     serve_sources: YesNo | None = Field(
         None,
-        description="whether an adapter can be called by its own name; default: yes on a loopback "
+        description="whether a source can be called by its own name; default: yes on a loopback "
         "server without keys, else no",
     )
     metrics_open: bool = Field(False, description="serve /metrics without a key")

@@ -37,7 +37,7 @@ def _too_large() -> TooLargeError:
 
 
 def check_content_type(request: Request, allowed: Sequence[str] = (JSON,)) -> None:
-    """Refuse a body that does not say that it is JSON.
+    """Refuse a body that does not say that it is JSON, or what else is allowed.
 
     A web page of another origin cannot send that without asking the browser first.
     """

@@ -144,7 +144,7 @@ def _requests(
     """The choices of one prompt: one seed, told apart by their number."""
     seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
     seeded = dataclasses.replace(sampling, seed=seed)
-    members = tuple(Member(prompt.token_ids, blend) for blend in served.members)
+    members = tuple(Member(prompt.token_ids, weights) for weights in served.members)
     return [
         Request(
             members=members,

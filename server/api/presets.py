@@ -1,18 +1,18 @@
 """Routes of presets: documents, revisions, conditional edits."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import Field, JsonValue
 
 from server.api.body import JSON, MERGE_PATCH, json_body, read_json
 from server.api.conditions import EditDep, etag, is_known
 from server.api.lifecycle import ServiceDep
+from server.api.preset_body import read_document
 from server.api.query import only_query
 from server.api.schemas import Body
-from server.presets.document import parse_document
+from server.api.yaml_body import YAML, to_yaml
 from server.presets.record import Edit, EditResult, PresetRecord
 
 router = APIRouter(prefix="/v1/presets")
@@ -32,25 +32,35 @@ def list_presets(service: ServiceDep) -> dict[str, JsonValue]:
     return _list(service.catalog.presets())
 
 
-@router.post("", dependencies=[Depends(only_query("dry_run", "message"))])
+@router.post("", dependencies=[Depends(only_query("dry_run", "message", "name"))])
 async def create_preset(
-    request: Request, service: ServiceDep, edit: EditDep, dry_run: bool = False
+    request: Request,
+    service: ServiceDep,
+    edit: EditDep,
+    dry_run: bool = False,
+    name: str | None = None,
 ) -> Response:
     """Create a preset, or with `dry_run` say what it would be."""
-    document = parse_document(await read_json(request))
+    document = await read_document(request, service.catalog, name)
     if dry_run:
-        record, explanation = await run_in_threadpool(service.catalog.validate, document)
+        record, explanation = await service.edit(service.catalog.validate, document)
         return JSONResponse({**record.to_json(), "dry_run": True, "explain": explanation})
-    record = await run_in_threadpool(service.catalog.create, document, edit=edit)
+    record = await service.edit(service.catalog.create, document, edit=edit)
     return _edited(EditResult(record, created=True, changed=True), edit)
 
 
-@router.get("/{name}", dependencies=[Depends(only_query("revision"))])
+@router.get("/{name}", dependencies=[Depends(only_query("revision", "format"))])
 def get_preset(
-    request: Request, name: str, service: ServiceDep, revision: Revision = None
+    request: Request,
+    name: str,
+    service: ServiceDep,
+    revision: Revision = None,
+    format: Literal["native", "mergekit"] = "native",
 ) -> Response:
-    """A preset, or one of its kept revisions."""
+    """A preset, or one of its kept revisions; its recipe as mergekit's, in JSON or YAML."""
     record = service.catalog.preset(name, revision)
+    if format == "mergekit":
+        return _mergekit(request, service.catalog.to_mergekit(record), record.revision)
     if is_known(request, record.revision):
         return Response(status_code=304, headers={"ETag": etag(record.revision)})
     return _document(record)
@@ -59,8 +69,8 @@ def get_preset(
 @router.put("/{name}", dependencies=[Depends(only_query("message"))])
 async def put_preset(request: Request, name: str, service: ServiceDep, edit: EditDep) -> Response:
     """Create a preset or replace its document."""
-    document = parse_document(await read_json(request), name=name)
-    result = await run_in_threadpool(service.catalog.replace, name, document, edit=edit)
+    document = await read_document(request, service.catalog, name)
+    result = await service.edit(service.catalog.replace, name, document, edit=edit)
     return _edited(result, edit)
 
 
@@ -68,7 +78,7 @@ async def put_preset(request: Request, name: str, service: ServiceDep, edit: Edi
 async def patch_preset(request: Request, name: str, service: ServiceDep, edit: EditDep) -> Response:
     """Apply a JSON merge patch (RFC 7396)."""
     patch = await read_json(request, (MERGE_PATCH, JSON))
-    result = await run_in_threadpool(service.catalog.patch, name, patch, edit=edit)
+    result = await service.edit(service.catalog.patch, name, patch, edit=edit)
     return _edited(result, edit)
 
 
@@ -93,16 +103,16 @@ async def roll_back(
     body: Annotated[RollbackBody, Depends(json_body(RollbackBody))],
 ) -> Response:
     """Make a new revision of what an old one was."""
-    result = await run_in_threadpool(service.catalog.rollback, name, body.revision, edit=edit)
+    result = await service.edit(service.catalog.rollback, name, body.revision, edit=edit)
     return _edited(result, edit)
 
 
-@router.get("/{name}/explain", dependencies=[Depends(only_query("revision"))])
+@router.get("/{name}/explain", dependencies=[Depends(only_query("revision", "interference"))])
 def explain_preset(
-    name: str, service: ServiceDep, revision: Revision = None
+    name: str, service: ServiceDep, revision: Revision = None, interference: bool = False
 ) -> dict[str, JsonValue]:
-    """What a preset resolves to, tensor by tensor, and why."""
-    return service.catalog.explain(name, revision)
+    """What a preset resolves to, tensor by tensor, and why; how its sources agree, if asked."""
+    return service.catalog.explain(name, revision, interference=interference)
 
 
 def _list(records: list[PresetRecord]) -> dict[str, JsonValue]:
@@ -114,6 +124,15 @@ def _document(
 ) -> Response:
     all_headers = {"ETag": etag(record.revision), **(headers or {})}
     return JSONResponse(record.to_json(), status_code=status, headers=all_headers)
+
+
+def _mergekit(request: Request, config: dict[str, JsonValue], revision: int) -> Response:
+    """YAML for those who accept it and not JSON, else JSON."""
+    headers = {"ETag": etag(revision), "Vary": "Accept"}
+    accept = request.headers.get("accept", "")
+    if "yaml" in accept and "json" not in accept:
+        return Response(to_yaml(config), headers=headers, media_type=YAML[0])
+    return JSONResponse(config, headers=headers)
 
 
 def _edited(result: EditResult, edit: Edit) -> Response:

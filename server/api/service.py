@@ -1,14 +1,24 @@
 """What the routes stand on: a loaded model, its tokenizer and the catalog."""
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ParamSpec, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
 from server.engine.async_engine import AsyncEngine
 from server.engine.tokenizer import Tokenizer
 from server.presets.catalog import Catalog
 from server.presets.served import Overrides, Served
+
+NUM_EDITS = 32
+"""Edits that are worked on at the same time; more wait."""
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,16 +30,37 @@ class Service:
     catalog: Catalog
     request_timeout: float | None = None
     close: Callable[[], None] = lambda: None
+    _edits: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(NUM_EDITS))
 
     @property
     def max_model_len(self) -> int:
         """Longest prompt and answer together, in tokens."""
         return self.engine.config.max_model_len
 
+    async def edit(
+        self,
+        work: Callable[Arguments, Result],
+        *arguments: Arguments.args,
+        **options: Arguments.kwargs,
+    ) -> Result:
+        """Run an edit on a thread. Edits may wait for builds, so they have threads of their own:
+        reading never waits for one that is free.
+        """
+        call = partial(work, *arguments, **options)
+        return await to_thread.run_sync(call, limiter=self._edits)
+
     async def resolve(self, model: str, overrides: Overrides | None) -> Served:
         """Pin a request to what its `model` means now."""
+        begin = self.catalog.begin
         if overrides is None and "@" not in model:
-            return self.catalog.resolve(model)
-        # An older revision is read from the database, and overrides compile a blend of their own:
-        # not on the thread that serves everybody's streams.
-        return await run_in_threadpool(self.catalog.resolve, model, overrides)
+            future = begin(model)
+        else:  # An older revision is read from the database, and overrides compile a plan of their
+            # own: not on the thread that serves everybody's streams.
+            future = await run_in_threadpool(begin, model, overrides)
+        if future.done():
+            return future.result()
+        try:
+            async with asyncio.timeout(self.catalog.patience):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise self.catalog.out_of_patience(model) from None

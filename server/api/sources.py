@@ -1,9 +1,8 @@
-"""Routes of sources: registered adapters."""
+"""Routes of sources: registered adapters and checkpoints."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import Field, JsonValue
 
@@ -43,8 +42,8 @@ def list_sources(service: ServiceDep) -> dict[str, JsonValue]:
 async def register_source(
     service: ServiceDep, body: Annotated[NewSource, Depends(json_body(NewSource))]
 ) -> Response:
-    """Register an adapter from a folder inside a `--source-dir`."""
-    card = await run_in_threadpool(service.catalog.register_source, body.name, body.path)
+    """Register an adapter or a checkpoint from a folder inside a `--source-dir`."""
+    card = await service.edit(service.catalog.register_source, body.name, body.path)
     headers = {"Location": f"/v1/sources/{card.name}"}
     return JSONResponse(card.to_json(), status_code=201, headers=headers)
 
@@ -68,9 +67,7 @@ async def replace_source(
             f"name: a source cannot be renamed from {name!r} to {body.name!r}; leave it out",
             param="name",
         )
-    card, records = await run_in_threadpool(
-        service.catalog.replace_source, name, body.path, edit=edit
-    )
+    card, records = await service.edit(service.catalog.replace_source, name, body.path, edit=edit)
     revisions: list[JsonValue] = [
         {"name": record.name, "revision": record.revision} for record in records
     ]

@@ -1,20 +1,119 @@
-"""`mergeserve inspect`: what a folder is, and what would be done with it as a source."""
+"""`mergeserve inspect`: what a folder is and what would be done with it, or what a merge does."""
 
 import argparse
-import sys
+import os
+from dataclasses import replace
 from pathlib import Path
 
+from merging.checkpoint import checkpoint_digest
+from merging.checkpoint_weights import open_checkpoint
+from merging.diagnosis import Diagnosis, GroupFigures
+from merging.errors import MergingError, OutputError
+from merging.plan_diagnosis import diagnose_plan
+from server.commands.failure import fail
+from server.commands.logs import configure_logging
+from server.commands.progress import ProgressReporter
+from server.commands.table import table
 from server.engine.errors import EngineError
-from server.engine.loading import describe_base
-from server.inspection import inspect_folder
+from server.engine.loading import describe_base, model_folder
+from server.inspection import inspect_folder, records_base
+from server.offline.heat_map import number, page
+from server.offline.opening import OpenMerge, open_recipe
+from server.offline.recipe_file import read_recipe_file
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report."""
     try:
-        base = None if arguments.model is None else describe_base(arguments.model)
-    except EngineError as error:
-        print(f"mergeserve inspect: {error}", file=sys.stderr)
-        return 1
-    print(inspect_folder(Path(arguments.folder), base))
+        if arguments.recipe is None:
+            print(_inspect_folder(Path(arguments.folder), arguments))
+        else:
+            _inspect_recipe(arguments)
+    except (MergingError, EngineError) as error:
+        return fail("inspect", error)
     return 0
+
+
+def _inspect_folder(folder: Path, arguments: argparse.Namespace) -> str:
+    if arguments.html is not None or arguments.source:
+        raise OutputError("--html and --source go with --recipe")
+    if arguments.model is None:
+        return inspect_folder(folder, None)
+    base_folder = model_folder(arguments.model, lambda what, done, total: None)
+    base = describe_base(arguments.model)
+    if records_base(folder):
+        base = replace(base, digest=checkpoint_digest(base_folder))
+    return inspect_folder(
+        folder,
+        base,
+        resident=lambda: open_checkpoint(base_folder),
+        allow_base_mismatch=arguments.allow_base_mismatch,
+    )
+
+
+def _inspect_recipe(arguments: argparse.Namespace) -> None:
+    configure_logging("text")
+    progress = ProgressReporter()
+    try:
+        merge = open_recipe(
+            read_recipe_file(arguments.recipe),
+            model=arguments.model,
+            given=dict(arguments.source),
+            seed=None,
+            dtype=None,
+            allow_base_mismatch=arguments.allow_base_mismatch,
+            progress=progress,
+        )
+        diagnosis = diagnose_plan(
+            merge.plan,
+            merge.base.weights,
+            progress=lambda done, total: progress("comparing deltas", done, total),
+        )
+    finally:
+        progress.close()
+    print(_report(merge, diagnosis))
+    if arguments.html is not None:
+        _write(arguments.html, merge, diagnosis)
+        print(f"\nheat maps: {arguments.html}")
+
+
+def _write(path: Path, merge: OpenMerge, diagnosis: Diagnosis) -> None:
+    title = f"{merge.recipe.method} of {', '.join(merge.spellings.values()) or 'the base'}"
+    text = page(diagnosis, title=title, subtitle=merge.plan.digest)
+    try:
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        unfinished.write_text(text, "utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _report(merge: OpenMerge, diagnosis: Diagnosis) -> str:
+    """What the merge is, and a line for every group of tensors."""
+    plan = merge.plan
+    lines = [
+        f"path      {plan.path}: {plan.reason}",
+        f"digest    {plan.digest}",
+        *(f"source    {name}: {text}" for name, text in merge.spellings.items()),
+        *(f"warning   {warning}" for warning in merge.warnings),
+        "",
+        figures_table(diagnosis),
+    ]
+    return "\n".join(lines)
+
+
+def figures_table(diagnosis: Diagnosis) -> str:
+    """A row for every kind in every layer, and one for all together."""
+    total = diagnosis.total
+    header = ["LAYER", "KIND", "CHANGE"]
+    header += [f"SHARE {source.name}" for source in total.sources]
+    for pair in total.pairs:
+        header += [f"COS {pair.first}/{pair.second}", f"CONFLICT {pair.first}/{pair.second}"]
+    return table(header, [_row(group) for group in (*diagnosis.groups, total)])
+
+
+def _row(group: GroupFigures) -> list[object]:
+    pairs = [figure for p in group.pairs for figure in (p.cosine, p.sign_conflict)]
+    figures = [group.relative_change, *(s.contribution for s in group.sources), *pairs]
+    layer = "-" if group.layer is None else group.layer
+    return [layer, group.kind, *(number(figure) for figure in figures)]

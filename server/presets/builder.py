@@ -5,10 +5,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from merging.plan import Plan
+from server.errors import UnprocessableError
 from server.presets.published import Published
 from server.presets.record import StoredRevision
-from server.presets.revising import ready
+from server.presets.revising import failed, ready
 from server.presets.snapshot import Preset
+from server.presets.store import PresetStore
+from server.presets.variants import Variants
+from server.presets.workshop import BuildError
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +20,10 @@ logger = logging.getLogger(__name__)
 class Builder:
     """One thread that publishes committed revisions, in the order in which they were made."""
 
-    def __init__(self, published: Published) -> None:
+    def __init__(self, published: Published, variants: Variants, store: PresetStore) -> None:
         self._published = published
+        self._variants = variants
+        self._store = store
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preset-builder")
 
     def submit(self, stored: StoredRevision, plan: Plan) -> None:
@@ -25,22 +31,58 @@ class Builder:
         self._executor.submit(_logged, lambda: self.finish(stored, plan))
 
     def finish(self, stored: StoredRevision, plan: Plan) -> None:
-        """Publish a revision, unless it was deleted or a newer one serves."""
-        with self._published.lock:
-            preset = self._published.snapshot.presets.get(stored.record.name)
-            if preset is None or preset.record.state != "building":
-                return
-            finished, number = ready(stored, plan), stored.record.revision
-            if preset.record.revision == number:
-                self._published.publish([finished])
-            # What serves tells that the revision is of the preset's present life, not of one
-            # before a deletion: only then does it serve until the newest is built.
-            elif preset.serving is not None and preset.serving.revision < number:
-                self._published.publish([Preset(preset.head, finished.serving)])
+        """Build and publish a revision, unless it was deleted or a newer one serves.
+
+        One that cannot be built has failed, and what served before goes on serving.
+        """
+        preset = self._waiting(stored)
+        if preset is None:
+            return
+        try:
+            old = None if preset.serving is None else preset.serving.plan
+            with self._variants.holding(plan, old):
+                self._publish(stored, plan)
+        except UnprocessableError as error:
+            logger.error("%s cannot be built: %s", stored.record.label, error.message)
+            self._fail(stored, error)
 
     def close(self) -> None:
         """Finish what was submitted, and stop."""
         self._executor.shutdown(wait=True)
+
+    def _waiting(self, stored: StoredRevision) -> Preset | None:
+        """The preset, if it waits for this revision."""
+        preset = self._published.snapshot.presets.get(stored.record.name)
+        if preset is None or preset.record.state == "ready":
+            return None
+        number, serving = stored.record.revision, preset.serving
+        if preset.record.revision == number:
+            return preset if preset.record.state == "building" else None
+        # What serves tells that the revision is of the preset's present life, not of one
+        # before a deletion: only then does it serve until the newest is built.
+        return preset if serving is not None and serving.revision < number else None
+
+    def _publish(self, stored: StoredRevision, plan: Plan) -> None:
+        with self._published.lock:
+            preset = self._waiting(stored)
+            if preset is None:
+                return
+            finished = ready(stored, plan)
+            is_newest = preset.record.revision == stored.record.revision
+            after = finished if is_newest else Preset(preset.head, finished.serving)
+            self._published.publish([after])
+
+    def _fail(self, stored: StoredRevision, error: UnprocessableError) -> None:
+        reasons = error.reasons if isinstance(error, BuildError) else (error.message,)
+        with self._published.lock:
+            preset = self._waiting(stored)
+            if preset is None:
+                return
+            after = failed(stored, reasons, preset.serving)
+            with self._store.writing() as writer:
+                writer.mark_revision(after.record)
+            if preset.record.revision == stored.record.revision:
+                self._published.publish([after])
 
 
 def _logged(work: Callable[[], None]) -> None:

@@ -54,7 +54,7 @@ class PresetDocument(BaseModel):
     labels: dict[str, str] = Field(default_factory=dict)
     mode: Literal["merge", "ensemble"] = "merge"
     method: str = "task_arithmetic"
-    base_model: str = "base"
+    base_model: str | None = "base"
     sources: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     slices: JsonValue = None

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from merging.adapter import Adapter
 from merging.errors import SourceError
 from merging.plan import Plan
 from server.errors import NotFoundError, ServiceError, UnprocessableError
+from server.presets.contents import Content
 from server.presets.planner import Planner, parse_recipe
 from server.presets.record import PresetRecord, StoredRevision
 from server.presets.snapshot import Preset
@@ -49,13 +49,14 @@ class KeptRevisions:
     def plan(self, stored: StoredRevision) -> Plan:
         """Compile a revision from the content that it was made of."""
         recipe = parse_recipe(stored.record.document)
-        return self._planner.plan(recipe, self._adapters(stored))
+        return self._planner.plan(recipe, self._contents(stored))
 
-    def _adapters(self, stored: StoredRevision) -> Mapping[str, Adapter]:
-        adapters, reasons = {}, []
+    def _contents(self, stored: StoredRevision) -> Mapping[str, Content]:
+        contents: dict[str, Content] = {}
+        reasons = []
         for name, digest in sorted(stored.sources.items()):
             try:
-                adapters[name] = self._registry.content(digest)
+                contents[name] = self._registry.content(digest)
             except SourceError as error:
                 reasons.append(f"sources.{name}: {error}")
         if reasons:
@@ -63,7 +64,7 @@ class KeptRevisions:
                 f"{stored.record.label} cannot be called: {'; '.join(reasons)}",
                 code="content_gone",
             )
-        return adapters
+        return contents
 
     def _missing(self, newest: PresetRecord, revision: int) -> NotFoundError:
         name, counter = newest.name, self._store.counter(newest.name)
@@ -86,7 +87,7 @@ class KeptRevisions:
         """What an older revision is today, on this base and with the contents that are there."""
         record = replace(stored.record, updated_at=preset.record.updated_at)
         reasons = [
-            f"sources.{name}: its content {digest} is gone"
+            f"sources.{name}: {self._registry.contents.gone(digest)}"
             for name, digest in sorted(stored.sources.items())
             if not self._registry.has(digest)
         ]

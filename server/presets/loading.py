@@ -7,12 +7,14 @@ from datetime import datetime
 
 from merging.base import Base
 from merging.errors import SourceError
+from server.errors import ServiceError
 from server.presets.database import StoreError
+from server.presets.kept_revisions import KeptRevisions
 from server.presets.names import is_base
 from server.presets.planner import Planner
 from server.presets.record import Edit, StoredRevision, now
 from server.presets.revising import failed, is_revised, refreshed
-from server.presets.snapshot import Preset, Snapshot
+from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source, SourceRegistry
 from server.presets.store import PresetStore, StoredSource
 
@@ -20,18 +22,28 @@ logger = logging.getLogger(__name__)
 
 
 def load(
-    store: PresetStore, registry: SourceRegistry, planner: Planner, *, revisions_kept: int
+    store: PresetStore,
+    registry: SourceRegistry,
+    planner: Planner,
+    kept: KeptRevisions,
+    *,
+    revisions_kept: int,
 ) -> Snapshot:
     """Read sources, plan every preset, and store what changed since the last time.
 
-    Nothing is dropped: what cannot be used is kept as failed, with the reason.
+    Nothing is dropped: what cannot be used is kept as failed, with the reason. Nothing is built:
+    variants are cold.
     """
     at, stored_sources, heads = now(), store.sources(), store.heads()
     sources = {source.name: _read(source, registry, planner, at) for source in stored_sources}
     presets = []
     for head in heads:
-        edit = Edit(message=_message(head, sources))
-        presets.append(_reserved(refreshed(head, sources, planner, edit, at), planner.base))
+        if head.record.state == "failed" and not _changed_sources(head, sources):
+            preset = failed(head, head.record.reasons, _older(head, store, kept))
+        else:
+            edit = Edit(message=_message(head, sources))
+            preset = refreshed(head, sources, planner, edit, at)
+        presets.append(_reserved(preset, planner.base))
     with store.writing() as writer:
         for name, source in _changed(stored_sources, sources).items():
             writer.put_source(name, source.path, source.digest, at=at)
@@ -50,8 +62,8 @@ def _read(stored: StoredSource, registry: SourceRegistry, planner: Planner, at: 
         stored.name, stored.path, stored.digest, None, None, stored.created_at, stored.updated_at
     )
     try:
-        adapter, warnings = registry.read(stored.path)
-        plan = planner.plan_source(stored.name, adapter)
+        content, warnings = registry.read(stored.path)
+        plan = planner.plan_source(stored.name, content)
     except SourceError as error:
         logger.error("source %s cannot be used: %s", stored.name, error)
         return replace(source, reasons=error.reasons)
@@ -59,13 +71,13 @@ def _read(stored: StoredSource, registry: SourceRegistry, planner: Planner, at: 
         logger.exception("source %s cannot be used", stored.name)
         return replace(source, reasons=(f"{stored.path} cannot be read: {error!r}",))
     try:
-        registry.contents.keep(adapter, stored.path)
+        registry.contents.keep(content, stored.path)
     except StoreError as error:  # old revisions may miss it one day; today all is well
         logger.warning("%s", error)
-    if adapter.digest != stored.digest:
+    if content.digest != stored.digest:
         logger.warning("the content of source %s changed in %s", stored.name, stored.path)
-        source = replace(source, digest=adapter.digest, updated_at=at)
-    return replace(source, adapter=adapter, plan=plan, warnings=warnings)
+        source = replace(source, digest=content.digest, updated_at=at)
+    return replace(source, content=content, plan=plan, warnings=warnings)
 
 
 def _changed(stored: Sequence[StoredSource], sources: Mapping[str, Source]) -> dict[str, Source]:
@@ -78,19 +90,35 @@ def _changed(stored: Sequence[StoredSource], sources: Mapping[str, Source]) -> d
 
 def _message(head: StoredRevision, sources: Mapping[str, Source]) -> str:
     """Why a preset gets a new revision, if it does."""
-    changed = [
+    changed = ", ".join(_changed_sources(head, sources))
+    return f"source {changed} changed while the server was stopped"
+
+
+def _changed_sources(head: StoredRevision, sources: Mapping[str, Source]) -> list[str]:
+    """The sources of a revision that have other content now."""
+    return [
         name
         for name, digest in sorted(head.sources.items())
         if name in sources and sources[name].digest != digest
     ]
-    return f"source {', '.join(changed)} changed while the server was stopped"
+
+
+def _older(head: StoredRevision, store: PresetStore, kept: KeptRevisions) -> Serving | None:
+    """What serves in place of a revision that could not be built: the newest one that could."""
+    for stored in store.revisions(head.record.name):
+        if stored.record.revision < head.record.revision and stored.record.state == "ready":
+            try:
+                return Serving(stored, kept.plan(stored))
+            except ServiceError as error:
+                logger.warning("%s cannot serve: %s", stored.record.label, error.message)
+    return None
 
 
 def _reserved(preset: Preset, base: Base) -> Preset:
     """A preset whose name became the id of the base cannot be called."""
     if not is_base(preset.record.name, base):
         return preset
-    return failed(preset.head, f"its name {preset.record.name!r} is the resident base's now")
+    return failed(preset.head, [f"its name {preset.record.name!r} is the resident base's now"])
 
 
 def _log_preset(head: StoredRevision, preset: Preset) -> None:

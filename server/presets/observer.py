@@ -14,7 +14,7 @@ class CatalogObserver(Protocol):
 
         Operations: create, replace, patch, rollback, delete, and source, where new content of a
         source made the revision. `preset` is empty where no such preset exists. Phases: validate,
-        plan, commit, publish.
+        plan, build, commit, publish.
         """
 
     def presets_changed(self, revisions: Mapping[str, tuple[int, str]]) -> None:
@@ -30,4 +30,38 @@ class NullObserver:
         """Do nothing."""
 
     def presets_changed(self, revisions: Mapping[str, tuple[int, str]]) -> None:
+        """Do nothing."""
+
+
+class VariantObserver(Protocol):
+    """Told of variants, on any thread, and while they are locked: it must not ask back."""
+
+    def variant_built(
+        self, method: str, outcome: str, seconds_by_phase: Mapping[str, float]
+    ) -> None:
+        """A build ended. Outcomes: built, refused (the recipe or its sources), failed."""
+
+    def variants_changed(
+        self, num_variants: int, num_bytes: int, cache_bytes: int, num_evicted: int
+    ) -> None:
+        """What is kept now, and how many variants had to go since the last time."""
+
+    def cold_hit(self) -> None:
+        """A request asked for a variant that is not there."""
+
+
+class NullVariantObserver:
+    """Observes nothing."""
+
+    def variant_built(
+        self, method: str, outcome: str, seconds_by_phase: Mapping[str, float]
+    ) -> None:
+        """Do nothing."""
+
+    def variants_changed(
+        self, num_variants: int, num_bytes: int, cache_bytes: int, num_evicted: int
+    ) -> None:
+        """Do nothing."""
+
+    def cold_hit(self) -> None:
         """Do nothing."""

@@ -6,8 +6,11 @@ from merging.adapter import Adapter
 from merging.base import Base
 from merging.digest import canonical_json
 from merging.errors import MergingError, PlanError, RecipeError
+from merging.gram import GramCache
+from merging.models import Source as Content
 from merging.plan import Plan, plan, source_reasons
 from merging.recipe import BASE, Recipe
+from merging.source import Weights
 from server.errors import InvalidRequestError, UnprocessableError
 from server.presets.document import PresetDocument
 from server.presets.recent import Recent
@@ -18,27 +21,37 @@ NUM_RECENT = 64
 
 
 class Planner:
-    """Compiles recipes for one base, and remembers the plans that were asked for last."""
+    """Compiles recipes for one base, and remembers the plans that were asked for last.
 
-    def __init__(self, base: Base) -> None:
+    `resident` are the base's own tensors; without them only blends of adapters are planned.
+    """
+
+    def __init__(self, base: Base, resident: Weights | None = None) -> None:
         self.base = base
+        self._resident = resident
+        self._gram = GramCache()
         self._recent: Recent[tuple[str, ...], Plan] = Recent(NUM_RECENT)
 
     def plan(
         self,
         recipe: Recipe,
-        adapters: Mapping[str, Adapter],
+        contents: Mapping[str, Content],
         unusable: Mapping[str, str] | None = None,
     ) -> Plan:
         """Compile a recipe; UnprocessableError with every reason.
 
-        `adapters` are by source name; `unusable` says of sources without one why they have none.
+        `contents` are by source name; `unusable` says of sources without one why they have none.
         """
-        used = sorted(recipe.sources.keys() & adapters.keys())
-        digests = (f"{name}={adapters[name].digest}" for name in used)
+        used = sorted(recipe.models & contents.keys())
+        digests = (f"{name}={contents[name].digest}" for name in used)
         key = (canonical_json(recipe.model_dump(mode="json")), *digests)
         try:
-            return self._recent.get(key, lambda: plan(recipe, adapters, self.base, unusable))
+            return self._recent.get(
+                key,
+                lambda: plan(
+                    recipe, contents, self.base, unusable, weights=self._resident, gram=self._gram
+                ),
+            )
         except PlanError as error:
             raise UnprocessableError(f"cannot be built: {error}", param=_field(error)) from error
 
@@ -49,30 +62,32 @@ class Planner:
 
         `names` are those of its sources, should it be malformed.
         """
-        adapters = {name: s.adapter for name, s in sources.items() if s.adapter is not None}
-        unusable = {name: "; ".join(s.reasons) for name, s in sources.items() if s.adapter is None}
+        contents = {name: s.content for name, s in sources.items() if s.content is not None}
+        unusable = {name: "; ".join(s.reasons) for name, s in sources.items() if s.content is None}
         try:
             recipe = make()
         except RecipeError as error:
-            reasons = [*error.reasons, *source_reasons(names, adapters, unusable)]
+            reasons = [*error.reasons, *source_reasons(names, contents, unusable)]
             raise _malformed(RecipeError(reasons)) from error
-        return self.plan(recipe, adapters, unusable)
+        return self.plan(recipe, contents, unusable)
 
     def plan_document(self, document: PresetDocument, sources: Mapping[str, Source]) -> Plan:
         """Compile a preset from the present content of its sources."""
         if document.mode == "ensemble":
             raise ensembles_unavailable()
-        return self.plan_present(document.recipe, document.sources, sources)
+        return self.plan_present(document.recipe, used_sources(document), sources)
 
-    def plan_source(self, name: str, adapter: Adapter) -> Plan:
-        """Compile a source alone at weight 1."""
+    def plan_source(self, name: str, content: Content) -> Plan:
+        """Compile a source alone: an adapter at weight 1, a checkpoint as it is."""
         recipe = Recipe(method="task_arithmetic", sources={name: {"weight": 1.0}})
-        return self.plan(recipe, {name: adapter})
+        if not isinstance(content, Adapter):
+            recipe = Recipe(method="passthrough", sources={name: {}})
+        return self.plan(recipe, {name: content})
 
     def forget(self, digest: str) -> None:
         """Forget the plans of a content."""
         self._recent.drop(
-            lambda plan: any(adapter.digest == digest for adapter in plan.adapters.values())
+            lambda plan: any(content.digest == digest for content in plan.sources.values())
         )
 
 
@@ -104,5 +119,8 @@ def ensembles_unavailable() -> UnprocessableError:
 
 
 def used_sources(document: PresetDocument) -> frozenset[str]:
-    """The names of the sources that a document uses."""
-    return frozenset(document.sources) - {BASE}
+    """The names of the sources that a document uses, well-formed or not."""
+    slices = document.slices if isinstance(document.slices, list) else []
+    bases = [document.base_model, *(s.get("base_model") for s in slices if isinstance(s, dict))]
+    names = {name for name in bases if isinstance(name, str)}
+    return frozenset({*document.sources, *names}) - {BASE}

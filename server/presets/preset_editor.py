@@ -1,7 +1,7 @@
-"""Edits of presets: validate, plan, commit, publish, one at a time."""
+"""Edits of presets: validate, plan, build, then commit and publish, one at a time."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from merging.plan import Plan
 from server.errors import ConflictError, NotFoundError, ServiceError
@@ -13,21 +13,33 @@ from server.presets.planner import Planner
 from server.presets.published import Published
 from server.presets.record import Edit, EditResult, PresetRecord, StoredRevision, now
 from server.presets.revising import new_revision, ready
-from server.presets.snapshot import Preset
+from server.presets.snapshot import Preset, Snapshot
 from server.presets.store import PresetStore
+from server.presets.turns import Turns
+from server.presets.variants import Variants
+
+NUM_ATTEMPTS = 4
+"""An edit that others keep overtaking makes them wait after so many attempts."""
 
 Change = Callable[[Preset | None], PresetDocument]
 """Makes the document that an edit asks for out of the preset as it is."""
 
 
 class PresetEditor:
-    """The only writer of presets beside their sources. Every edit is one transaction."""
+    """The only writer of presets beside their sources. Every edit is one transaction.
+
+    What an edit makes is planned and built from a snapshot without any lock. Then, under the lock,
+    it is committed and published if the preset and its sources are still those of the snapshot,
+    else all begins again: edits of other presets never wait for a build. Edits of one preset that
+    are answered when they serve take turns.
+    """
 
     def __init__(
         self,
         store: PresetStore,
         planner: Planner,
         published: Published,
+        variants: Variants,
         observer: CatalogObserver,
         builder: Builder,
         *,
@@ -38,37 +50,72 @@ class PresetEditor:
         self._published = published
         self._observer = observer
         self._builder = builder
+        self._variants = variants
+        self._turns = Turns()
         self._revisions_kept = revisions_kept
 
     def edit(self, operation: str, name: str, edit: Edit, change: Change) -> EditResult:
         """Give a preset the document that `change` makes, as a new revision if that differs."""
-        with self._observed(operation, name) as observation, self._published.lock:
-            phases = observation.phases
-            with phases.timed("validate"):
-                current = self._published.snapshot.presets.get(name)
-                document = self._document(name, current, edit, change)
-            if current is not None and is_current(document, current):
-                observation.outcome = "unchanged"
-                record = self._finish(current).record if edit.wait else current.record
-                return EditResult(record, created=False, changed=False)
-            with phases.timed("plan"):
-                plan = self._planner.plan_document(document, self._published.snapshot.sources)
+        with self._observed(operation, name) as observation, ExitStack() as stack:
+            if edit.wait:
+                stack.enter_context(self._turns.of(name))
+            for _ in range(NUM_ATTEMPTS):
+                result = self._attempt(observation, name, edit, change)
+                if result is not None:
+                    return result
+            stack.enter_context(self._published.lock)
+            result = self._attempt(observation, name, edit, change)
+            assert result is not None, "nobody else edits while this thread has the lock"
+            return result
+
+    def _attempt(
+        self, observation: "Observation", name: str, edit: Edit, change: Change
+    ) -> EditResult | None:
+        """Make an edit; None if another one was published meanwhile."""
+        phases, snapshot = observation.phases, self._published.snapshot
+        with phases.timed("validate"):
+            current = snapshot.presets.get(name)
+            document = self._document(name, current, edit, change)
+        if current is not None and is_current(document, current):
+            observation.outcome = "unchanged"
+            record = self._finish(current) if edit.wait else current.record
+            return EditResult(record, created=False, changed=False)
+        with phases.timed("plan"):
+            plan = self._planner.plan_document(document, snapshot.sources)
+        old = None if current is None or current.serving is None else current.serving.plan
+        with ExitStack() as stack:
+            if plan.variant is not None and edit.wait:
+                with phases.timed("build"):
+                    stack.enter_context(self._variants.holding(plan, old))
+            self._variants.check(plan, old)
+            stack.enter_context(self._published.lock)
+            if self._has_moved(snapshot, name, plan):
+                return None
             with phases.timed("commit"):
                 stored = self._commit(document, plan, edit, current)
             with phases.timed("publish"):
                 self._publish(stored, plan, current, edit)
             return EditResult(stored.record, created=current is None, changed=True)
 
-    def _finish(self, current: Preset) -> Preset:
+    def _has_moved(self, snapshot: Snapshot, name: str, plan: Plan) -> bool:
+        """Whether the preset or one of its sources is not what it was. Called with the lock."""
+        present = self._published.snapshot
+        if name not in present.presets:
+            self._published.check_free(name, kind="preset")
+        return present.presets.get(name) is not snapshot.presets.get(name) or any(
+            present.sources.get(source) is not snapshot.sources.get(source)
+            for source in plan.sources
+        )
+
+    def _finish(self, current: Preset) -> PresetRecord:
         """Publish a head that is still building: who waits is answered when it serves."""
         if current.record.state != "building":
-            return current
+            return current.record
         sources = self._published.snapshot.sources
-        finished = ready(
-            current.head, self._planner.plan_document(current.record.document, sources)
-        )
-        self._published.publish([finished])
-        return finished
+        plan = self._planner.plan_document(current.record.document, sources)
+        self._variants.build(plan, None if current.serving is None else current.serving.plan)
+        self._builder.finish(current.head, plan)
+        return ready(current.head, plan).record
 
     def delete(self, name: str, edit: Edit) -> None:
         """Delete a preset and its revisions; its numbers are not used again."""
@@ -87,6 +134,7 @@ class PresetEditor:
         if current is None:
             self._published.check_free(name, kind="preset")
         plan = self._planner.plan_document(document, snapshot.sources)
+        self._variants.check(plan)
         if current is not None and is_current(document, current):
             return current.record, plan
         number = self._last_number(name, current) + 1

@@ -4,20 +4,29 @@ import threading
 from collections.abc import Iterable, Mapping
 
 from merging.base import Base
+from merging.plan import Plan
 from server.presets.names import is_base, name_taken
 from server.presets.observer import CatalogObserver
 from server.presets.snapshot import Preset, Snapshot
 from server.presets.sources import Source, SourceRegistry
+from server.presets.variants import Variants
 
 
 class Published:
     """Holds the current snapshot. Readers take `snapshot`; writers hold `lock` and publish."""
 
-    def __init__(self, base: Base, registry: SourceRegistry, observer: CatalogObserver) -> None:
-        self.lock = threading.Lock()
+    def __init__(
+        self,
+        base: Base,
+        registry: SourceRegistry,
+        variants: Variants,
+        observer: CatalogObserver,
+    ) -> None:
+        self.lock = threading.RLock()
         self.snapshot = Snapshot()
         self._base = base
         self._registry = registry
+        self._variants = variants
         self._observer = observer
 
     def publish(
@@ -32,11 +41,12 @@ class Published:
         changed.update({preset.record.name: preset for preset in presets})
         self.snapshot = Snapshot(changed, self.snapshot.sources if sources is None else sources)
         if sources is not None:
-            adapters = (source.adapter for source in sources.values())
-            self._registry.release(adapter for adapter in adapters if adapter is not None)
+            contents = (source.content for source in sources.values())
+            self._registry.release(content for content in contents if content is not None)
+        self._variants.serve(*_variants_of(self.snapshot))
         self._observer.presets_changed(
             {
-                name: (preset.serving.revision, preset.serving.plan.blend.digest)
+                name: (preset.serving.revision, preset.serving.plan.digest)
                 for name, preset in changed.items()
                 if preset.serving is not None
             }
@@ -50,3 +60,16 @@ class Published:
             raise name_taken(name, "a preset", kind=kind)
         if name in self.snapshot.sources:
             raise name_taken(name, "a source", kind=kind)
+
+
+def _variants_of(snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
+    """The digests of the variants that a snapshot serves, and of those that are pinned."""
+    serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
+    plans = [source.plan for source in snapshot.sources.values() if source.plan is not None]
+    plans += [each.plan for each in serving]
+    pinned = [each.plan for each in serving if each.stored.record.document.pinned]
+    return _digests(plans), _digests(pinned)
+
+
+def _digests(plans: Iterable[Plan]) -> frozenset[str]:
+    return frozenset(plan.variant.digest for plan in plans if plan.variant is not None)

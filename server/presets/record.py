@@ -89,10 +89,14 @@ class EditResult:
 
 @dataclass(frozen=True, slots=True)
 class SourceCard:
-    """A registered source. `base_name` and `base_digest` are what it records of its base."""
+    """A registered source. `base_name` and `base_digest` are what it records of its base.
+
+    `kind` is None where the folder cannot be read.
+    """
 
     name: str
     path: Path
+    kind: Literal["adapter", "checkpoint"] | None
     digest: str
     state: Literal["ready", "failed"]
     reasons: tuple[str, ...]
@@ -108,7 +112,7 @@ class SourceCard:
         """The source as it is served."""
         return {
             "name": self.name,
-            "kind": "adapter",
+            "kind": self.kind,
             "path": str(self.path),
             "digest": self.digest,
             "state": self.state,

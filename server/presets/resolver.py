@@ -1,4 +1,4 @@
-"""From a model string to the weights that a request is pinned to."""
+"""From a model string to the plan of the weights that a request is pinned to."""
 
 from collections.abc import Mapping
 
@@ -18,8 +18,7 @@ from server.presets.names import ModelString, is_base, model_not_found, parse_mo
 from server.presets.planner import Planner, ensembles_unavailable, parse_recipe
 from server.presets.policy import Policy
 from server.presets.record import PresetRecord
-from server.presets.sampling_defaults import SamplingDefaults
-from server.presets.served import Overrides, Served
+from server.presets.served import Overrides, Resolved
 from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source
 
@@ -36,14 +35,14 @@ class Resolver:
         self._policy = policy
         self._base_plan = base_plan(planner.base)
 
-    def resolve(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Served:
+    def resolve(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Resolved:
         """What `model` means now, with a request's overrides applied."""
         _check_overrides(overrides)
         if overrides.recipe is not None:
             return self._inline(snapshot, model, overrides.recipe, overrides)
         if is_base(model, self._planner.base):
             _only_merges(overrides, None, "the base")
-            return _served(model, self._base_plan)
+            return Resolved(model, self._base_plan)
         parsed = parse_model_string(model)
         if preset := snapshot.presets.get(parsed.name):
             return self._preset(preset, model, parsed, overrides)
@@ -65,7 +64,7 @@ class Resolver:
 
     def _preset(
         self, preset: Preset, model: str, parsed: ModelString, overrides: Overrides
-    ) -> Served:
+    ) -> Resolved:
         serving = self.serving(preset, parsed.revision)
         document = serving.stored.record.document
         self._check_mode(document, _asked_mode(parsed.mode, overrides))
@@ -74,9 +73,7 @@ class Resolver:
         plan = serving.plan
         if overrides.weights:
             plan = self._reweighted(document, plan, overrides.weights)
-        return _served(
-            model, plan, preset=document.name, revision=serving.revision, defaults=document.defaults
-        )
+        return Resolved(model, plan, document.name, serving.revision, document.defaults)
 
     def _check_mode(self, document: PresetDocument, mode: str | None) -> None:
         if mode is not None and mode != document.mode:
@@ -110,11 +107,24 @@ class Resolver:
             for name, settings in document.sources.items()
         }
         recipe = parse_recipe(document.model_copy(update={"sources": sources}))
-        return self._planner.plan(recipe, plan.adapters)
+        reweighted = self._planner.plan(recipe, plan.sources)
+        if reweighted.digest != plan.digest:
+            self._check_temporary(reweighted, "mergeserve.weights")
+        return reweighted
+
+    def _check_temporary(self, plan: Plan, param: str) -> None:
+        """Refuse to build weights for one request, unless the operator allows that."""
+        if plan.variant is not None and self._policy.inline_recipes != "variant":
+            raise ForbiddenError(
+                f"{param}: these weights would have to be built for this request ({plan.reason}), "
+                f"and the server's --inline-recipes is {self._policy.inline_recipes!r}; it would "
+                "have to be 'variant'",
+                param=param,
+            )
 
     def _source(
         self, source: Source, model: str, parsed: ModelString, overrides: Overrides
-    ) -> Served:
+    ) -> Resolved:
         if not self._policy.serve_sources:
             raise ForbiddenError(
                 f"the source {source.name!r} cannot be called by itself: the server's "
@@ -129,7 +139,7 @@ class Resolver:
                 f"the source {source.name!r} cannot be called: {'; '.join(source.reasons)}",
                 param="model",
             )
-        return _served(model, source.plan)
+        return Resolved(model, source.plan)
 
     def _inline(
         self,
@@ -137,7 +147,7 @@ class Resolver:
         model: str,
         recipe: Mapping[str, object],
         overrides: Overrides,
-    ) -> Served:
+    ) -> Resolved:
         if self._policy.inline_recipes == "off":
             raise ForbiddenError(
                 "mergeserve.recipe: the server's --inline-recipes is 'off'",
@@ -154,7 +164,8 @@ class Resolver:
         plan = self._planner.plan_present(
             lambda: Recipe.model_validate(dict(recipe)), names, snapshot.sources
         )
-        return _served(model, plan)
+        self._check_temporary(plan, "mergeserve.recipe")
+        return Resolved(model, plan)
 
 
 def _check_overrides(overrides: Overrides) -> None:
@@ -200,23 +211,3 @@ def _check_built(record: PresetRecord) -> None:
         raise UnavailableError(f"{record.label} is still building", retry_after=1)
     if record.state == "failed":
         raise UnprocessableError(f"{record.label} cannot be called: {'; '.join(record.reasons)}")
-
-
-def _served(
-    model: str,
-    plan: Plan,
-    *,
-    preset: str | None = None,
-    revision: int | None = None,
-    defaults: SamplingDefaults | None = None,
-) -> Served:
-    return Served(
-        model=model,
-        preset=preset,
-        revision=revision,
-        digest=plan.blend.digest,
-        mode="merge",
-        path=plan.path,
-        members=(plan.blend,),
-        defaults=defaults or SamplingDefaults(),
-    )

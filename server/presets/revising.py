@@ -1,6 +1,6 @@
 """How a preset gets its next revision: from an edit, or because its sources changed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -20,7 +20,7 @@ def new_revision(
     record = PresetRecord(
         document=document,
         revision=number,
-        digest=plan.blend.digest,
+        digest=plan.digest,
         state="ready" if edit.wait else "building",
         path=plan.path,
         author=edit.author,
@@ -33,22 +33,22 @@ def new_revision(
 
 def source_digests(plan: Plan) -> Mapping[str, str]:
     """What a plan was made from: digests of content by source name."""
-    return {name: adapter.digest for name, adapter in plan.adapters.items()}
+    return {name: content.digest for name, content in plan.sources.items()}
 
 
 def ready(stored: StoredRevision, plan: Plan) -> Preset:
     """A preset whose newest revision serves."""
-    record = replace(
-        stored.record, state="ready", digest=plan.blend.digest, path=plan.path, reasons=()
-    )
+    record = replace(stored.record, state="ready", digest=plan.digest, path=plan.path, reasons=())
     stored = replace(stored, record=record)
     return Preset(stored, Serving(stored, plan))
 
 
-def failed(stored: StoredRevision, reason: str) -> Preset:
-    """A preset whose newest revision cannot be built."""
-    record = replace(stored.record, state="failed", reasons=(reason,))
-    return Preset(replace(stored, record=record), None)
+def failed(
+    stored: StoredRevision, reasons: Sequence[str], serving: Serving | None = None
+) -> Preset:
+    """A preset whose newest revision cannot be built; an older one may go on serving."""
+    record = replace(stored.record, state="failed", reasons=tuple(reasons))
+    return Preset(replace(stored, record=record), serving)
 
 
 def refreshed(
@@ -63,7 +63,7 @@ def refreshed(
     try:
         plan = planner.plan_document(document, sources)
     except ServiceError as error:
-        return failed(head, error.message)
+        return failed(head, [error.message])
     if source_digests(plan) == head.sources:
         return ready(head, plan)
     number = head.record.revision + 1

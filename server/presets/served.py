@@ -1,10 +1,12 @@
 """What a model string resolves to, and what a request may change about it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from merging.blend import Blend
+from merging.plan import Plan
+from server.engine.variant import Variant
 from server.presets.sampling_defaults import SamplingDefaults
 
 Mode = Literal["merge", "ensemble"]
@@ -26,13 +28,42 @@ class Served:
     digest: str
     mode: Mode
     path: ServedPath
-    members: tuple[Blend, ...]
+    members: tuple[Blend | Variant, ...]
     defaults: SamplingDefaults
 
     @property
     def label(self) -> str:
         """`tutor@7` for a preset, else the model's id."""
         return self.model if self.preset is None else f"{self.preset}@{self.revision}"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a model string means, with the plan of its weights, which may have to be built yet."""
+
+    model: str
+    plan: Plan
+    preset: str | None = None
+    revision: int | None = None
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+
+    @property
+    def label(self) -> str:
+        """`tutor@7` for a preset, else the model's id."""
+        return self.model if self.preset is None else f"{self.preset}@{self.revision}"
+
+    def served(self, weights: Blend | Variant) -> Served:
+        """The same with its weights at hand."""
+        return Served(
+            model=self.model,
+            preset=self.preset,
+            revision=self.revision,
+            digest=self.plan.digest,
+            mode="merge",
+            path=self.plan.path,
+            members=(weights,),
+            defaults=self.defaults,
+        )
 
 
 @dataclass(frozen=True, slots=True)

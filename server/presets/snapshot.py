@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from merging.plan import Plan
 from server.presets.planner import used_sources
 from server.presets.record import PresetRecord, SourceCard, StoredRevision
-from server.presets.sources import Source
+from server.presets.sources import Source, kind_of, present_reasons, recorded_base
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Serving:
 class Preset:
     """A preset: `head` is its newest revision, `serving` what requests get.
 
-    They are the same revision unless the head is building, when an older one serves, or has
-    failed, when none does.
+    They are the same revision unless the head is building or has failed: then an older one serves,
+    or none.
     """
 
     head: StoredRevision
@@ -55,17 +55,19 @@ class Snapshot:
     def source_card(self, name: str) -> SourceCard:
         """The card of a source that is registered."""
         source = self.sources[name]
-        adapter = source.adapter
+        content, reasons = source.content, present_reasons(source)
+        base_name, base_digest = (None, None) if content is None else recorded_base(content)
         return SourceCard(
             name=name,
             path=source.path,
+            kind=None if content is None else kind_of(content),
             digest=source.digest,
-            state="failed" if adapter is None else "ready",
-            reasons=source.reasons,
+            state="failed" if content is None or reasons else "ready",
+            reasons=reasons,
             warnings=source.warnings,
-            num_bytes=0 if adapter is None else adapter.num_bytes,
-            base_name=None if adapter is None else adapter.base_name,
-            base_digest=None if adapter is None else adapter.base_digest,
+            num_bytes=0 if content is None else content.num_bytes,
+            base_name=base_name,
+            base_digest=base_digest,
             presets=tuple(preset.record.name for preset in self.presets_using(name)),
             created_at=source.created_at,
             updated_at=source.updated_at,

@@ -2,29 +2,40 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from merging.adapter import Adapter
+from merging.checkpoint import Progress
 from merging.errors import SourceError
 from server.errors import ConflictError, NotFoundError, UnprocessableError
+from server.presets.contents import Content, is_unchanged
 from server.presets.database import StoreError
 from server.presets.editing import Phases
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
 from server.presets.record import Edit, now
-from server.presets.revising import is_revised, refreshed
-from server.presets.snapshot import Preset, Snapshot
+from server.presets.revising import failed, is_revised, refreshed
+from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source, SourceRegistry, recorded_base
 from server.presets.store import PresetStore
+from server.presets.variants import Variants
 
 logger = logging.getLogger(__name__)
 
 
+NUM_ATTEMPTS = 3
+"""A replacement that edits keep overtaking makes them wait after so many attempts."""
+
+
 class SourceEditor:
-    """The only writer of sources."""
+    """The only writer of sources.
+
+    New content is read, and what follows from it planned and built, without any lock. It is then
+    committed and published under the lock, if nothing of it was edited meanwhile.
+    """
 
     def __init__(
         self,
@@ -32,6 +43,7 @@ class SourceEditor:
         registry: SourceRegistry,
         planner: Planner,
         published: Published,
+        variants: Variants,
         observer: CatalogObserver,
         *,
         revisions_kept: int,
@@ -41,44 +53,65 @@ class SourceEditor:
         self._registry = registry
         self._planner = planner
         self._published = published
+        self._variants = variants
         self._revisions_kept = revisions_kept
 
-    def register(self, name: str, path: Path) -> None:
+    def register(self, name: str, path: Path, progress: Progress | None = None) -> None:
         """Add a source under a free name."""
-        self._published.check_free(name, kind="source")  # before the adapter is read, for nothing
-        adapter, warnings = self._read(name, path)
+        self._published.check_free(name, kind="source")  # before the content is read, for nothing
+        content, warnings = self._read(name, path, progress)
         with self._published.lock:
             self._published.check_free(name, kind="source")
             at = now()
-            plan = self._planner.plan_source(name, adapter)
-            source = Source(name, path, adapter.digest, adapter, plan, at, at, warnings=warnings)
+            plan = self._planner.plan_source(name, content)
+            source = Source(name, path, content.digest, content, plan, at, at, warnings=warnings)
             self._store_source(source, [], at)
             self._publish(source, [])
 
-    def replace(self, name: str, path: Path, edit: Edit) -> list[Preset]:
+    def replace(
+        self, name: str, path: Path, edit: Edit, progress: Progress | None = None
+    ) -> list[Preset]:
         """Give a source's name another folder; returns the presets that got a new revision."""
         existing_source(self._published.snapshot, name)
-        adapter, warnings = self._read(name, path)
+        content, warnings = self._read(name, path, progress)
+        revised = None
+        for _ in range(NUM_ATTEMPTS):
+            revised = self._attempt(name, path, content, warnings, edit)
+            if revised is not None:
+                return revised
         with self._published.lock:
-            current = existing_source(self._published.snapshot, name)
-            if _is_current(current, adapter, path):
-                return []
-            at = now()
-            source = replace(
-                current,
-                path=path,
-                digest=adapter.digest,
-                adapter=adapter,
-                plan=self._planner.plan_source(name, adapter),
-                updated_at=at,
-                reasons=(),
-                warnings=warnings,
-            )
-            phases = Phases()
+            revised = self._attempt(name, path, content, warnings, edit)
+        assert revised is not None, "nobody else edits while this thread has the lock"
+        return revised
+
+    def _attempt(
+        self, name: str, path: Path, content: Content, warnings: tuple[str, ...], edit: Edit
+    ) -> list[Preset] | None:
+        """Replace a source; None if it, or a preset that uses it, was edited meanwhile."""
+        snapshot = self._published.snapshot
+        current = existing_source(snapshot, name)
+        if _is_current(current, content, path):
+            return []
+        source = replace(
+            current,
+            path=path,
+            digest=content.digest,
+            content=content,
+            plan=self._planner.plan_source(name, content),
+            updated_at=now(),
+            reasons=(),
+            warnings=warnings,
+        )
+        phases = Phases()
+        with ExitStack() as stack:
             with phases.timed("plan"):
-                followers = self._follow(source, _revision_edit(source, edit), at)
+                followers = self._follow(snapshot, source, _revision_edit(source, edit))
+            followers = self._build(source, followers, phases, stack)
+            stack.enter_context(self._published.lock)
+            if self._has_moved(snapshot, source, followers):
+                return None
             with phases.timed("commit"):
-                self._store_source(source, followers, at)
+                self._store_source(source, followers, source.updated_at)
             with phases.timed("publish"):
                 self._publish(source, followers)
             self._prune()
@@ -86,6 +119,17 @@ class SourceEditor:
         for preset in revised:
             self._observer.preset_edited(preset.record.name, "source", "changed", phases.seconds)
         return revised
+
+    def _has_moved(
+        self, snapshot: Snapshot, source: Source, followers: Sequence[tuple[Preset, Preset]]
+    ) -> bool:
+        """Whether a source, or a preset that uses this one, is not what it was. With the lock."""
+        present = self._published.snapshot
+        existing_source(present, source.name)
+        befores = [before for before, _ in followers]
+        return present.sources is not snapshot.sources or not _are_same(
+            present.presets_using(source.name), befores
+        )
 
     def delete(self, name: str) -> None:
         """Forget a source that no preset uses."""
@@ -104,43 +148,78 @@ class SourceEditor:
             self._published.publish(sources=sources)
             self._prune()
 
-    def _read(self, name: str, path: Path) -> tuple[Adapter, tuple[str, ...]]:
+    def _read(
+        self, name: str, path: Path, progress: Progress | None
+    ) -> tuple[Content, tuple[str, ...]]:
         try:
-            return self._registry.read(path)
+            return self._registry.read(path, progress)
         except SourceError as error:
             raise UnprocessableError(
                 f"source {name!r} cannot be used: {error}", param="path", code="source_refused"
             ) from error
 
-    def _follow(self, source: Source, edit: Edit, at: datetime) -> list[tuple[Preset, Preset]]:
+    def _follow(
+        self, snapshot: Snapshot, source: Source, edit: Edit
+    ) -> list[tuple[Preset, Preset]]:
         """Every preset that uses the source before and after; refused if that breaks one."""
-        snapshot = self._published.snapshot
         sources = {**snapshot.sources, source.name: source}
         followers, reasons = [], []
         for before in snapshot.presets_using(source.name):
-            after = refreshed(before.head, sources, self._planner, edit, at)
+            after = refreshed(before.head, sources, self._planner, edit, source.updated_at)
+            if after.record.state == "failed":
+                after = failed(after.head, after.record.reasons, before.serving)
             # One that had failed before may have other reasons, and must not stand in the way.
             if after.record.state == "failed" and before.record.state != "failed":
                 reasons.append(f"preset {before.record.name!r} {after.record.reasons[0]}")
             followers.append((before, after))
-        if reasons:
-            raise UnprocessableError(
-                f"the new content of source {source.name!r} breaks presets that use it, nothing "
-                f"changed: {'; '.join(reasons)}",
-                param="path",
-            )
+        _refuse(source, reasons)
         return followers
+
+    def _build(
+        self,
+        source: Source,
+        followers: Sequence[tuple[Preset, Preset]],
+        phases: Phases,
+        stack: ExitStack,
+    ) -> list[tuple[Preset, Preset]]:
+        """Build what follows; refused if one cannot be, unless it had failed before.
+
+        Only pinned variants are kept until all are published: the others must not need room for
+        all of them at once, and may be cold then.
+        """
+        result, reasons = [], []
+        for before, after in followers:
+            if after.serving is not None and after.serving.plan.variant is not None:
+                try:
+                    with phases.timed("build"):
+                        self._build_one(before, after.serving, stack)
+                except UnprocessableError as error:
+                    if before.record.state != "failed":
+                        reasons.append(f"preset {before.record.name!r} {error.message}")
+                    after = before
+            result.append((before, after))
+        _refuse(source, reasons)
+        return result
+
+    def _build_one(self, before: Preset, serving: Serving, stack: ExitStack) -> None:
+        old = None if before.serving is None else before.serving.plan
+        if serving.stored.record.document.pinned:
+            stack.enter_context(self._variants.holding(serving.plan, old))
+        else:
+            self._variants.build(serving.plan, old)
 
     def _store_source(
         self, source: Source, followers: Sequence[tuple[Preset, Preset]], at: datetime
     ) -> None:
-        assert source.adapter is not None, "what is stored was read"
-        self._registry.contents.keep(source.adapter, source.path)
+        assert source.content is not None, "what is stored was read"
+        self._registry.contents.keep(source.content, source.path)
         with self._store.writing() as writer:
             writer.put_source(source.name, source.path, source.digest, at=at)
             for before, after in followers:
                 if is_revised(before.head, after):
                     writer.add_revision(after.head, kept=self._revisions_kept)
+                elif before.record.state != after.record.state:
+                    writer.mark_revision(after.record)
 
     def _prune(self) -> None:
         """Forget the contents that nothing names any more."""
@@ -164,11 +243,25 @@ def existing_source(snapshot: Snapshot, name: str) -> Source:
     return source
 
 
-def _is_current(source: Source, adapter: Adapter, path: Path) -> bool:
-    if source.adapter is None or source.path != path:
+def _is_current(source: Source, content: Content, path: Path) -> bool:
+    if source.content is None or source.path != path or not is_unchanged(source.content):
         return False
-    same_base = recorded_base(source.adapter) == recorded_base(adapter)
-    return same_base and source.digest == adapter.digest
+    same_base = recorded_base(source.content) == recorded_base(content)
+    return same_base and source.digest == content.digest
+
+
+def _are_same(presets: Sequence[Preset], others: Sequence[Preset]) -> bool:
+    """Whether these are the same objects."""
+    return list(map(id, presets)) == list(map(id, others))
+
+
+def _refuse(source: Source, reasons: Sequence[str]) -> None:
+    if reasons:
+        raise UnprocessableError(
+            f"the new content of source {source.name!r} breaks presets that use it, nothing "
+            f"changed: {'; '.join(reasons)}",
+            param="path",
+        )
 
 
 def _revision_edit(source: Source, edit: Edit) -> Edit:

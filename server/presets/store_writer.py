@@ -9,7 +9,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from server.errors import ConflictError
 from server.presets import tables
-from server.presets.record import StoredRevision
+from server.presets.record import PresetRecord, StoredRevision
 
 
 class StoreWriter:
@@ -50,6 +50,18 @@ class StoreWriter:
         self._move(name, head, deleted=False, values={"deleted": True, "updated_at": at})
         self._connection.execute(delete(tables.revisions).where(tables.revisions.c.preset == name))
 
+    def mark_revision(self, record: PresetRecord) -> None:
+        """Note whether a revision that is stored could be built; nothing if it is not kept."""
+        table = tables.revisions
+        self._connection.execute(
+            update(table)
+            .where(table.c.preset == record.name, table.c.revision == record.revision)
+            .values(
+                state="failed" if record.state == "failed" else "ready",
+                reasons=list(record.reasons),
+            )
+        )
+
     def put_source(self, name: str, path: Path, digest: str, *, at: datetime) -> None:
         """Register a source or give its name new content."""
         values = {"path": str(path), "digest": digest, "updated_at": at}
@@ -87,6 +99,7 @@ class StoreWriter:
                 digest=record.digest,
                 path=record.path,
                 state="ready",
+                reasons=[],
                 author=record.author,
                 message=record.message,
                 created_at=record.created_at,

@@ -59,13 +59,15 @@ revisions = Table(
     Column("digest", String(80), nullable=False),
     Column("path", String(16), nullable=False),
     Column("state", String(16), nullable=False),
+    Column("reasons", JSON, nullable=True),
     Column("author", Text, nullable=False),
     Column("message", Text, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )
 """The kept revisions. `sources` maps the names in the document to digests of their content.
 
-`state` is always "ready": what is building is known in memory only, and what is stored was planned.
+`state` is "failed", with its `reasons`, where a build that nobody waited for could not be done, and
+else "ready": what is building is known in memory only, and what is stored was planned.
 """
 
 sources = Table(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from server.inspection import inspect_folder
 from tests.merging.tiny import base_of, factors, flat_base, save_peft, tiny_llama, write_adapter
 
@@ -140,7 +141,7 @@ def test_copies_of_the_base_are_compared_where_it_can_be_asked(tmp_path: Path) -
 
 @pytest.mark.parametrize("config", [True, False])
 def test_a_checkpoint_is_recognised(tmp_path: Path, config: bool) -> None:
-    """A full model is described from its headers and digest, and is not a source yet."""
+    """A full model is described from its files alone."""
     save_file({"w": torch.zeros(2, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
     if config:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -149,7 +150,31 @@ def test_a_checkpoint_is_recognised(tmp_path: Path, config: bool) -> None:
     found = lines(report)
     assert (found["tensors"], found["size"]) == (["1 in BF16"], ["4 bytes"])
     assert found["digest"][0].startswith("sha256:")
-    assert "checkpoint sources are not served yet" in found["outcome"][0]
+    assert "--model" in found["base"][0]
+    assert "can be a base" in found["outcome"][0]
+
+
+def test_a_checkpoint_is_compared_with_the_base(tmp_path: Path) -> None:
+    """What fits is served as a variant; what does not is refused with every reason."""
+    model = tiny_llama()
+    base = base_of(model)
+    for name in ("base", "fine", "wrong"):
+        model.save_pretrained(tmp_path / name)
+    state = load_file(tmp_path / "wrong" / "model.safetensors")
+    state["model.norm.weight"] = torch.zeros(3)
+    del state["model.layers.0.mlp.up_proj.weight"]
+    save_file(state, tmp_path / "wrong" / "model.safetensors")
+
+    def resident() -> CheckpointWeights:
+        return open_checkpoint(tmp_path / "base")
+
+    found = lines(inspect_folder(tmp_path / "fine", base, resident=resident))
+    assert found["base"] == ["tiny: it fits"]
+    assert found["outcome"][0].startswith("served as a variant")
+    found = lines(inspect_folder(tmp_path / "wrong", base, resident=resident))
+    assert found["outcome"] == ["refused"]
+    assert "model.norm.weight" in " ".join(found["reason"])
+    assert "model.layers.0.mlp.up_proj.weight" in " ".join(found["reason"])
 
 
 def test_a_checkpoint_of_pickle_is_refused(tmp_path: Path) -> None:

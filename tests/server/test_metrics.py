@@ -152,3 +152,25 @@ def test_each_server_has_its_own(metrics: Metrics) -> None:
     """Two servers in one process do not share metrics."""
     metrics.step(STEP)
     assert value(Metrics(), "num_requests_running") == 0
+
+
+def test_variants() -> None:
+    """Builds are counted by method and outcome, timed by phase, and what is in memory is told."""
+    metrics = Metrics()
+    metrics.variant_built("ties", "built", {"merge": 0.2, "finish": 0.01})
+    metrics.variant_built("ties", "refused", {})
+    metrics.variants_changed(2, 1000, 50, 3)
+    metrics.variants_changed(1, 500, 60, 1)
+    metrics.cold_hit()
+    text = metrics.render().decode()
+    for line in (
+        'mergeserve_variant_builds_total{method="ties",outcome="built"} 1.0',
+        'mergeserve_variant_builds_total{method="ties",outcome="refused"} 1.0',
+        'mergeserve_variant_build_seconds_count{method="ties",phase="merge"} 1.0',
+        "mergeserve_variants_resident 1.0",
+        "mergeserve_variant_bytes 500.0",
+        "mergeserve_variant_cache_bytes 60.0",
+        "mergeserve_variant_evictions_total 4.0",
+        "mergeserve_variant_cold_hits_total 1.0",
+    ):
+        assert line in text

@@ -379,7 +379,7 @@ def test_wrong_method(api: Harness, method: str, url: str, allowed: str) -> None
         ("GET", "/v1/presets/tutor?revision=0", "revision"),
         ("GET", "/v1/presets/tutor?rev=1", "rev"),
         ("GET", "/v1/presets?limit=3", "limit"),
-        ("GET", "/v1/presets/tutor?format=mergekit", "format"),
+        ("GET", "/v1/presets/tutor?format=toml", "format"),
         ("POST", "/v1/presets?dry_run=maybe", "dry_run"),
         ("PATCH", "/v1/presets/tutor?dry_run=true", "dry_run"),
         ("PATCH", f"/v1/presets/tutor?message={'m' * 1001}", "message"),

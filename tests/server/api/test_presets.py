@@ -240,7 +240,7 @@ def test_edit_between_two_requests(api: Harness) -> None:
     api.complete(model="tutor")
     patch(api)
     api.complete(model="tutor")
-    before, after = (request.members[0].blend for request in api.engine.requests)
+    before, after = (request.members[0].weights for request in api.engine.requests)
     assert before.digest != after.digest
     assert before.coefficients[0, 0] == pytest.approx(0.5)
     assert after.coefficients[0, 0] == pytest.approx(0.8)
@@ -253,7 +253,7 @@ def test_overridden_weights(api: Harness) -> None:
     found = response.json()["mergeserve"]
     assert found["digest"] != plain["digest"]
     assert found["revision"] == 1
-    assert api.engine.requests[-1].members[0].blend.coefficients[0, 0] == pytest.approx(0.9)
+    assert api.engine.requests[-1].members[0].weights.coefficients[0, 0] == pytest.approx(0.9)
 
 
 def test_inline_recipe(api: Harness) -> None:

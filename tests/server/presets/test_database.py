@@ -25,7 +25,7 @@ def test_connections_are_durable(tmp_path):
 def test_foreign_keys_are_enforced(tmp_path):
     """A revision without its preset cannot be stored."""
     engine = open_database(f"sqlite:///{tmp_path / 'catalog.db'}")
-    statement = text("INSERT INTO revisions VALUES ('x', 1, '', '{}', '', '', '', '', '', '')")
+    statement = text("INSERT INTO revisions VALUES ('x', 1, '', '{}', '', '', '', '', '', '', '')")
     with pytest.raises(IntegrityError, match="FOREIGN KEY"), engine.begin() as connection:
         connection.execute(statement)
     engine.dispose()

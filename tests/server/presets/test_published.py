@@ -6,6 +6,7 @@ from server.errors import ConflictError
 from server.presets.catalog import Edit
 from server.presets.published import Published
 from server.presets.sources import SourceRegistry
+from server.presets.variants import Variants
 from tests.server.presets.tiny import preset, tiny_base
 
 
@@ -53,7 +54,7 @@ def test_observers_learn_what_serves(world):
 def test_names_of_the_base_are_never_free():
     """`base` and the base's id are taken from the start."""
     base = tiny_base()
-    published = Published(base, SourceRegistry(base), Listener())
+    published = Published(base, SourceRegistry(base), Variants(), Listener())
     for name in ("base", "tiny"):
         with pytest.raises(ConflictError, match="the resident base"):
             published.check_free(name, kind="preset")

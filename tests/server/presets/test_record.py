@@ -78,6 +78,7 @@ def test_a_source_card_in_json():
     card = SourceCard(
         name="math",
         path=Path("/adapters/math"),
+        kind="adapter",
         digest=digest("b"),
         state="failed",
         reasons=("gone",),

@@ -224,7 +224,7 @@ def test_a_recipe_without_a_preset(tutor, model):
         ),
         ("base", Overrides(recipe={}), InvalidRequestError, "method"),
         ("base", Overrides(recipe=recipe(foo=1)), InvalidRequestError, "foo"),
-        ("base", Overrides(recipe=recipe(method="ties")), InvalidRequestError, "ties"),
+        ("base", Overrides(recipe=recipe(method="tiez")), InvalidRequestError, "tiez"),
         (
             "base",
             Overrides(recipe=recipe(sources={"nope": {"weight": 1}})),

@@ -313,7 +313,7 @@ def test_refused_contents_do_not_pile_up(world, catalog, monkeypatch):
         world.adapter("math2", seed)
         with pytest.raises(UnprocessableError):
             catalog.replace_source("math", "math2", edit=Edit())
-    assert len(catalog._registry._adapters) == 2 + NUM_RETIRED
+    assert len(catalog._registry._held) == 2 + NUM_RETIRED
 
 
 def test_contents_that_nothing_names_are_deleted(world, catalog):

@@ -8,8 +8,9 @@ import pytest
 
 from merging.errors import BaseMismatchError, SourceError
 from server.errors import ForbiddenError, InvalidRequestError
+from server.presets.contents import Contents
 from server.presets.database import StoreError
-from server.presets.sources import NUM_RETIRED, Contents, SourceRegistry
+from server.presets.sources import NUM_RETIRED, SourceRegistry
 from tests.server.presets.tiny import digest, tiny_base, write_adapter
 
 
@@ -29,25 +30,25 @@ def registry(folders: tuple[Path, Path]) -> SourceRegistry:
 
 def refusal(registry: SourceRegistry, text: str) -> InvalidRequestError:
     with pytest.raises(InvalidRequestError) as caught:
-        registry.allowed_path(text)
+        registry.folders.allowed_path(text)
     return caught.value
 
 
 def test_relative_paths_are_tried_in_each_folder(registry, folders):
     """A relative path means the first source folder that has it."""
-    assert registry.allowed_path("math") == folders[0] / "math"
-    assert registry.allowed_path("code") == folders[1] / "code"
-    assert registry.allowed_path("./code/../code") == folders[1] / "code"
+    assert registry.folders.allowed_path("math") == folders[0] / "math"
+    assert registry.folders.allowed_path("code") == folders[1] / "code"
+    assert registry.folders.allowed_path("./code/../code") == folders[1] / "code"
 
 
 def test_absolute_paths_may_lead_inside(registry, folders):
     """An absolute path is allowed if it leads into a source folder."""
-    assert registry.allowed_path(str(folders[1] / "code")) == folders[1] / "code"
+    assert registry.folders.allowed_path(str(folders[1] / "code")) == folders[1] / "code"
 
 
 def test_what_is_inside_and_missing_is_left_to_the_reader(registry, folders):
     """A path inside that does not exist is allowed; reading it says what is missing."""
-    path = registry.allowed_path("nothing")
+    path = registry.folders.allowed_path("nothing")
     assert path == folders[0] / "nothing"
     with pytest.raises(SourceError):
         registry.read(path)
@@ -94,9 +95,9 @@ def test_links_are_followed_before_the_check(folders):
     (folders[0] / "in").symlink_to(folders[0] / "math")
     (folders[0] / "loop").symlink_to(folders[0] / "loop")
     assert refusal(registry, "out").code == "path_not_allowed"
-    assert registry.allowed_path("in") == folders[0] / "math"
+    assert registry.folders.allowed_path("in") == folders[0] / "math"
     with pytest.raises(SourceError):
-        registry.read(registry.allowed_path("loop"))
+        registry.read(registry.folders.allowed_path("loop"))
 
 
 def test_files_that_link_outside_are_refused(registry, folders):
@@ -119,7 +120,7 @@ def test_without_source_folders_nothing_is_allowed(folders):
     """Without --source-dir clients register nothing, and the error names the option."""
     registry = SourceRegistry(tiny_base())
     with pytest.raises(ForbiddenError, match="--source-dir"):
-        registry.allowed_path(str(folders[0] / "math"))
+        registry.folders.allowed_path(str(folders[0] / "math"))
 
 
 def test_source_folders_may_be_relative(tmp_path, monkeypatch):
@@ -128,7 +129,7 @@ def test_source_folders_may_be_relative(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     registry = SourceRegistry(tiny_base(), [Path("sources")])
     os.chdir("/")
-    assert registry.allowed_path("math") == tmp_path / "sources" / "math"
+    assert registry.folders.allowed_path("math") == tmp_path / "sources" / "math"
 
 
 def test_equal_contents_are_one_object(registry, tmp_path):
@@ -271,7 +272,7 @@ def test_paths_that_the_system_refuses(registry, folders):
     """A name that is too long is left to the reader; what is no Unicode is not inside."""
     for text in ("a" * 300, "a/" * 3000):
         with pytest.raises(SourceError):
-            registry.read(registry.allowed_path(text))
+            registry.read(registry.folders.allowed_path(text))
     assert refusal(registry, "\ud800").code == "path_not_allowed"
 
 

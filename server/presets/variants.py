@@ -1,0 +1,246 @@
+"""Variants for everybody who needs one: built once, on a thread of their own, and kept."""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from merging.plan import Plan
+from merging.variant import VariantPlan
+from server.engine.variant import Variant
+from server.errors import ServiceError, UnavailableError
+from server.presets.observer import NullVariantObserver, VariantObserver
+from server.presets.packer import Packer
+from server.presets.shelf import Built, NoCache, Shelf
+from server.presets.workshop import BuildError, Workshop
+
+logger = logging.getLogger(__name__)
+
+FAILURE_SECONDS = 30.0
+"""A variant that could not be built is not tried again so soon, unless by an edit."""
+
+NUM_FAILURES = 256
+
+VariantState = Literal["ready", "building", "cold", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a variant could not be built, and when (monotonic seconds)."""
+
+    error: ServiceError
+    at: float
+
+
+class Variants:
+    """Built variants by digest: equal digests are one variant, whoever uses it.
+
+    `budget` bounds the bytes of all that are kept, caches of the builds included. Variants that
+    are not there are built when they are asked for; all who ask for one wait for the same build.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop | None = None,
+        budget: int = 0,
+        observer: VariantObserver | None = None,
+    ) -> None:
+        """Without a `workshop` the budget must be 0: then every variant is refused."""
+        self._workshop = workshop
+        self._observer = observer or NullVariantObserver()
+        self._shelf = Shelf(budget, workshop.cache if workshop else NoCache())
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Future[Variant]] = {}
+        self._failures: OrderedDict[str, Failure] = OrderedDict()
+        self._closing = threading.Event()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="variant-builder")
+        self._packer = Packer(self._is_kept, lambda: bool(self._jobs))
+
+    # Asking
+
+    def ask(self, plan: Plan) -> Future[Variant]:
+        """The variant of a plan, now or later: a request needs it.
+
+        The future is shared: do not cancel it. What cannot be built fails with BuildError, at once
+        where that is known.
+        """
+        wanted = variant_plan(plan)
+        with self._lock:
+            built = self._shelf.find(wanted.digest)
+            if built is not None:
+                self._packer.used(built.variant)
+                return _done(built.variant)
+            self._observer.cold_hit()
+            failure = self._failures.get(wanted.digest)
+            if failure is not None and time.monotonic() - failure.at < FAILURE_SECONDS:
+                raise failure.error
+            return self._start(wanted)
+
+    @contextmanager
+    def holding(self, plan: Plan, replacing: Plan | None = None) -> Iterator[None]:
+        """Build the variant of a plan if it is one, and keep it until the block ends.
+
+        An edit publishes in the block. `replacing` is what it replaces, which is kept as long: it
+        serves meanwhile. Raises BuildError with every reason.
+        """
+        digests = [p.variant.digest for p in (plan, replacing) if p is not None and p.variant]
+        with self._lock:
+            for digest in digests:
+                self._shelf.hold(digest)
+        try:
+            self.build(plan, replacing)
+            yield
+        finally:
+            with self._lock:
+                for digest in digests:
+                    self._shelf.release(digest)
+                self._report()
+
+    def build(self, plan: Plan, replacing: Plan | None = None) -> None:
+        """Build the variant of a plan, if it is one and is not there, and wait for it."""
+        if plan.variant is None:
+            return
+        with self._lock:
+            if plan.variant.digest in self._shelf:
+                return
+            job = self._start(plan.variant, replacing)
+        job.result()
+
+    def check(self, plan: Plan, replacing: Plan | None = None) -> None:
+        """BuildError if the variant of a plan, if it is one, can never be kept."""
+        if plan.variant is not None:
+            with self._lock:
+                self._check(plan.variant, replacing)
+
+    def serve(self, used: Collection[str], pinned: Collection[str]) -> None:
+        """Take note of the digests that presets and sources serve now, and of the pinned ones."""
+        with self._lock:
+            self._shelf.serve(used, pinned)
+            self._report()
+
+    # Telling
+
+    def state(self, digest: str) -> tuple[VariantState, tuple[str, ...]]:
+        """Where a variant stands, and why it could not be built."""
+        with self._lock:
+            if digest in self._shelf:
+                return "ready", ()
+            if digest in self._jobs:
+                return "building", ()
+            failure = self._failures.get(digest)
+        return ("cold", ()) if failure is None else ("failed", _reasons(failure.error))
+
+    def built(self, digest: str) -> Built | None:
+        """A variant that is there, with how it was built."""
+        with self._lock:
+            return self._shelf.peek(digest)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all variants that are kept."""
+        with self._lock:
+            return self._shelf.num_bytes
+
+    def close(self) -> None:
+        """Give up what is building, and stop."""
+        self._closing.set()
+        self._packer.close()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            jobs = list(self._jobs.values())
+            self._jobs.clear()
+        for job in jobs:  # those that were not begun
+            job.set_exception(UnavailableError("the server is shutting down", code="draining"))
+
+    # Building
+
+    def _start(self, plan: VariantPlan, replacing: Plan | None = None) -> Future[Variant]:
+        """The build that is under way, or a new one. Called with the lock."""
+        job = self._jobs.get(plan.digest)
+        if self._closing.is_set():
+            raise UnavailableError("the server is shutting down", code="draining")
+        if job is None:
+            self._check(plan, replacing)
+            job = Future()
+            self._jobs[plan.digest] = job
+            self._executor.submit(self._run, plan, replacing, job)
+        return job
+
+    def _check(self, plan: VariantPlan, replacing: Plan | None, num_bytes: int = 0) -> None:
+        old = [replacing.variant.digest] if replacing is not None and replacing.variant else []
+        shortage = self._shelf.shortage(plan.digest, num_bytes or plan.num_bytes, old)
+        if shortage is not None:
+            raise BuildError([shortage])
+
+    def _run(self, plan: VariantPlan, replacing: Plan | None, job: Future[Variant]) -> None:
+        def admit(num_bytes: int) -> None:
+            with self._lock:
+                self._check(plan, replacing, num_bytes)
+                self._shelf.make_room(num_bytes)
+                self._report()
+
+        assert self._workshop is not None, "without a workshop there is no room for a variant"
+        try:
+            built = self._workshop.build(plan, admit, self._closing.is_set)
+        except BaseException as error:
+            self._fail(plan, job, error)
+            return
+        with self._lock:
+            self._shelf.put(built)
+            self._failures.pop(plan.digest, None)
+            del self._jobs[plan.digest]
+            self._report()
+        self._observer.variant_built(built.method, "built", built.seconds_by_phase)
+        job.set_result(built.variant)
+
+    def _fail(self, plan: VariantPlan, job: Future[Variant], error: BaseException) -> None:
+        with self._lock:
+            del self._jobs[plan.digest]
+            if isinstance(error, BuildError):
+                self._failures[plan.digest] = Failure(error, time.monotonic())
+                while len(self._failures) > NUM_FAILURES:
+                    self._failures.popitem(last=False)
+            self._report()
+        if not isinstance(error, ServiceError):
+            logger.error("a variant could not be built", exc_info=error)
+        _forget_frames(error)
+        outcome = "refused" if isinstance(error, BuildError) else "failed"
+        self._observer.variant_built(plan.method.name, outcome, {})
+        job.set_exception(error)
+
+    def _is_kept(self, variant: Variant) -> bool:
+        with self._lock:
+            built = self._shelf.peek(variant.digest)
+            return built is not None and built.variant is variant
+
+    def _report(self) -> None:
+        """Tell the observer what is kept. Called with the lock."""
+        shelf = self._shelf
+        evicted, shelf.num_evicted = shelf.num_evicted, 0
+        self._observer.variants_changed(len(shelf), shelf.num_bytes, shelf.cache.num_bytes, evicted)
+
+
+def variant_plan(plan: Plan) -> VariantPlan:
+    """The plan's variant, which it must have."""
+    assert plan.variant is not None, "a blend is not built"
+    return plan.variant
+
+
+def _done(variant: Variant) -> Future[Variant]:
+    future: Future[Variant] = Future()
+    future.set_result(variant)
+    return future
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of what the frames of a failed build hold: its weights. Errors may be kept."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
+def _reasons(error: ServiceError) -> tuple[str, ...]:
+    return error.reasons if isinstance(error, BuildError) else (error.message,)

@@ -1,0 +1,584 @@
+"""Presets whose weights are built: before they serve, once for all, and within a budget."""
+
+import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from server.errors import (
+    ForbiddenError,
+    PreconditionFailedError,
+    UnavailableError,
+    UnprocessableError,
+)
+from server.presets import variants as variants_module
+from server.presets.catalog import Catalog, Edit
+from server.presets.policy import Policy
+from server.presets.served import Overrides
+from tests.server.presets.forge import TIES, WHOLE, VariantWorld
+from tests.server.presets.tiny import preset
+
+SOON = Edit(wait=False)
+INLINE = Policy(overrides="weights", inline_recipes="variant", serve_sources=True)
+NAN = {"model__norm__weight": torch.full((4,), float("nan"))}
+
+
+@pytest.fixture
+def world(tmp_path: Path):
+    world = VariantWorld(tmp_path)
+    yield world
+    world.forge.gate.set()
+    world.close()
+
+
+@pytest.fixture
+def catalog(world) -> Catalog:
+    """An open catalog with the adapters math and code and the checkpoint ft."""
+    return world.open_with_sources()
+
+
+def ties(name: str = "tutor", weight: float = 0.5, **fields):
+    return preset(name, **{**TIES, "sources": {"ft": {"weight": weight, "density": 0.5}}, **fields})
+
+
+def density(value: float) -> dict:
+    return {"sources": {"ft": {"density": value}}}
+
+
+def in_background(work, *arguments, **options):
+    """Run on another thread; a future."""
+    executor = ThreadPoolExecutor(1)
+    future = executor.submit(work, *arguments, **options)
+    executor.shutdown(wait=False)
+    return future
+
+
+# Serving
+
+
+def test_a_variant_serves_what_the_recipe_says(world, catalog):
+    """A recipe of a checkpoint is served by weights of its own, and says so."""
+    record = catalog.create(
+        preset(method="linear", sources={"ft": {"weight": 1}, "base": {"weight": 3}}), edit=Edit()
+    )
+    assert (record.path, record.state) == ("variant", "ready")
+    served = catalog.resolve("tutor")
+    assert (served.path, served.digest, served.revision) == ("variant", record.digest, 1)
+    own, base = catalog._snapshot.sources["ft"].content, world.resident
+    for name, tensor in served.members[0].tensors.items():
+        expected = 0.25 * own.tensor(name) + 0.75 * base.tensor(name)
+        torch.testing.assert_close(tensor, expected)
+
+
+def test_a_checkpoint_is_called_by_its_name(world, catalog):
+    """A checkpoint source alone is a model; it is built when it is first called."""
+    assert world.forge.num_builds == 0
+    served = catalog.resolve("ft")
+    assert (served.path, served.preset) == ("variant", None)
+    content = catalog._snapshot.sources["ft"].content
+    for name, tensor in served.members[0].tensors.items():
+        assert torch.equal(tensor, content.tensor(name))
+    assert catalog.resolve("ft").members[0] is served.members[0]
+
+
+def test_equal_digests_are_one_variant(world, catalog):
+    """Presets that mean the same weights share them, and a description changes none."""
+    catalog.create(ties("one"), edit=Edit())
+    catalog.create(ties("two", mode="merge", defaults={"temperature": 0}), edit=Edit())
+    catalog.patch("one", {"description": "x"}, edit=Edit())
+    assert world.forge.num_builds == 1
+    assert catalog.resolve("one").members[0] is catalog.resolve("two").members[0]
+
+
+# Edits
+
+
+def test_an_edit_is_answered_when_it_serves(world, catalog):
+    """Until the new weights are built the old ones serve; then the edit is answered."""
+    catalog.create(ties(), edit=Edit())
+    old = catalog.resolve("tutor")
+    world.forge.gate.clear()
+    edit = in_background(catalog.patch, "tutor", density(0.9), edit=Edit())
+    world.forge.wait_for_start()
+    world.forge.wait_for_start()
+    assert catalog.resolve("tutor").members[0] is old.members[0]
+    assert not edit.done()
+    world.forge.gate.set()
+    record = edit.result(20).record
+    assert (record.revision, record.state) == (2, "ready")
+    assert catalog.resolve("tutor").digest == record.digest != old.digest
+
+
+def test_others_are_edited_and_read_meanwhile(world, catalog):
+    """While one preset is built, others are edited, read and called."""
+    world.forge.gate.clear()
+    edit = in_background(catalog.create, ties(), edit=Edit())
+    world.forge.wait_for_start()
+    catalog.create(preset("other"), edit=Edit())
+    assert catalog.patch("other", {"description": "x"}, edit=Edit()).record.revision == 2
+    assert catalog.resolve("other").path == "blend"
+    assert [record.name for record in catalog.presets()] == ["other"]
+    assert not edit.done()
+    world.forge.gate.set()
+    assert edit.result(20).revision == 1
+
+
+def test_edits_of_one_preset_take_turns(world, catalog):
+    """Edits at the same time are applied one on the other: none is lost, none is built in vain."""
+    catalog.create(ties(), edit=Edit())
+    patches = [{"description": "x"}, density(0.7), {"sources": {"ft": {"weight": 2.0}}}]
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda patch: catalog.patch("tutor", patch, edit=Edit()), patches))
+    record = catalog.preset("tutor")
+    assert record.revision == 4
+    assert record.document.description == "x"
+    assert record.document.sources == {"ft": {"weight": 2.0, "density": 0.7}}
+    assert world.forge.num_builds == 3
+
+
+def test_an_edit_that_is_overtaken_begins_again(world, catalog):
+    """A head that moved during a build is not overwritten: the edit is applied to what it is now,
+    and its condition is held against that.
+    """
+    catalog.create(ties(), edit=Edit())
+    world.forge.wait_for_start()
+    world.forge.gate.clear()
+    edit = in_background(catalog.patch, "tutor", density(0.7), edit=Edit())
+    strict = in_background(catalog.patch, "tutor", density(0.8), edit=Edit(if_match=(1,)))
+    world.forge.wait_for_start()
+    # An edit that is not waited for does not wait for those that are.
+    quick = catalog.patch("tutor", {"description": "x"}, edit=SOON).record
+    assert quick.revision == 2
+    world.forge.gate.set()
+    revised = edit.result(20).record
+    assert revised.document.description == "x"
+    assert revised.document.sources["ft"]["density"] == 0.7
+    with pytest.raises(PreconditionFailedError):
+        strict.result(20)
+
+
+def test_overtaken_again_and_again(world, catalog, monkeypatch):
+    """An edit that others keep overtaking makes them wait in the end."""
+    catalog.create(ties(), edit=Edit())
+    holding, calls = world.variants.holding, []
+
+    def overtaken(plan, old=None):
+        calls.append(plan)
+        if len(calls) < 20 and not catalog._published.lock._is_owned():
+            catalog.patch("tutor", {"description": f"{len(calls)}"}, edit=SOON)
+        return holding(plan, old)
+
+    monkeypatch.setattr(catalog._presets._variants, "holding", overtaken)
+    record = catalog.patch("tutor", density(0.7), edit=Edit()).record
+    assert record.document.sources["ft"]["density"] == 0.7
+    assert len(calls) < 20
+
+
+def test_a_failed_build_changes_nothing(world, catalog):
+    """NaN in a source is found when it is built: 422 with the tensor, and no revision is made."""
+    catalog.create(ties(), edit=Edit())
+    catalog.add_source("bad", world.checkpoint("bad", 2, **NAN))
+    before = catalog.preset("tutor")
+    served = catalog.resolve("tutor")
+    patch = {"sources": {"bad": {"weight": 1, "density": 1}}}
+    for _ in range(2):
+        with pytest.raises(UnprocessableError, match=r"model\.norm\.weight"):
+            catalog.patch("tutor", patch, edit=Edit())
+    gc.collect()
+    assert len(world.forge.begun) == 0  # nothing of a failed build stays in memory
+    assert catalog.preset("tutor") == before
+    assert catalog.resolve("tutor").members[0] is served.members[0]
+    assert [record.revision for record in catalog.revisions("tutor")] == [1]
+
+
+def test_no_memory(world, catalog):
+    """Memory that is not there is a reason, not a crash."""
+    world.forge.error = MemoryError()
+    with pytest.raises(UnprocessableError, match="not enough memory"):
+        catalog.create(ties(), edit=Edit())
+    world.forge.error = None
+    assert catalog.create(ties(), edit=Edit()).state == "ready"
+
+
+def test_our_own_mistakes_are_no_refusals(world, catalog, caplog):
+    """What nobody expected is not blamed on the recipe, is in the log, and ends no thread."""
+    world.forge.error = ZeroDivisionError("broken")
+    with pytest.raises(ZeroDivisionError):
+        catalog.create(ties(), edit=Edit())
+    assert "could not be built" in caplog.text
+    world.forge.error = None
+    assert catalog.create(ties(), edit=Edit()).state == "ready"
+
+
+def test_a_dry_run_builds_nothing(world, catalog):
+    """Validation plans, and checks the budget, without building."""
+    record, explanation = catalog.validate(ties())
+    assert (record.path, explanation["path"]) == ("variant", "variant")
+    assert explanation["reason"]
+    assert world.forge.num_builds == 0
+
+
+# Not waiting
+
+
+def test_an_edit_that_is_not_waited_for(world, catalog):
+    """`respond-async` is answered as building; the old revision serves until the new is built."""
+    catalog.create(ties(), edit=Edit())
+    world.forge.gate.clear()
+    record = catalog.patch("tutor", density(0.9), edit=SOON).record
+    assert (record.revision, record.state) == (2, "building")
+    assert catalog.resolve("tutor").revision == 1
+    world.forge.gate.set()
+    wait_for(lambda: catalog.preset("tutor").state == "ready")
+    assert catalog.resolve("tutor").revision == 2
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def half_failed(world, catalog) -> Catalog:
+    """A catalog whose tutor@2 could not be built, which nobody waited for."""
+    catalog.create(ties(), edit=Edit())
+    catalog.add_source("bad", world.checkpoint("bad", 2, **NAN))
+    patch = {"sources": {"bad": {"weight": 1, "density": 1}}}
+    assert catalog.patch("tutor", patch, edit=SOON).record.state == "building"
+    wait_for(lambda: catalog.preset("tutor").state == "failed")
+    return catalog
+
+
+def test_a_background_build_that_fails(half_failed):
+    """The newest revision has failed with its reasons; the old one goes on serving."""
+    record = half_failed.preset("tutor")
+    assert (record.revision, record.state) == (2, "failed")
+    assert "model.norm.weight" in record.reasons[0]
+    assert half_failed.resolve("tutor").revision == 1
+    with pytest.raises(UnprocessableError, match=r"model\.norm\.weight"):
+        half_failed.resolve("tutor@2")
+    assert half_failed.explain("tutor")["reasons"] == list(record.reasons)
+
+
+def test_it_has_failed_after_a_restart_too(world, half_failed):
+    """What had failed is not tried again by a restart, and the old one serves as before."""
+    again = world.open()
+    assert again.preset("tutor") == half_failed.preset("tutor")
+    assert again.resolve("tutor").revision == 1
+
+
+def test_the_next_edit_mends_it(world, half_failed):
+    """An edit of a failed revision is an edit like any other."""
+    record = half_failed.patch("tutor", {"sources": {"bad": None}}, edit=Edit()).record
+    assert (record.revision, record.state) == (3, "ready")
+    assert half_failed.resolve("tutor").revision == 3
+    assert world.open().preset("tutor").state == "cold"
+
+
+def test_what_was_building_is_built_after_a_restart(world, catalog):
+    """A revision that was cut off is cold after a restart, and built when it is called."""
+    catalog.create(ties(), edit=Edit())
+    world.forge.gate.clear()
+    catalog.patch("tutor", density(0.9), edit=SOON)
+    closing = in_background(world.close)
+    world.forge.gate.set()
+    closing.result(20)
+    again = world.open()
+    assert again.preset("tutor").state == "cold"
+    assert again.resolve("tutor").revision == 2
+
+
+# Cold
+
+
+def test_after_a_restart_variants_are_cold(world, catalog):
+    """At the start nothing is built; the first request builds, and the next one finds it."""
+    catalog.create(ties(), edit=Edit())
+    before = world.forge.num_builds
+    again = world.open()
+    assert again.preset("tutor").state == "cold"
+    assert world.forge.num_builds == before
+    first = again.resolve("tutor")
+    assert again.preset("tutor").state == "ready"
+    assert again.resolve("tutor").members[0] is first.members[0]
+    assert world.forge.num_builds == before + 1
+
+
+def test_pinned_ones_are_built_first(world, catalog):
+    """Pinned presets are built before the server is ready; one that cannot be does not stop it."""
+    catalog.create(ties(pinned=True), edit=Edit())
+    catalog.create(ties("other", 0.25), edit=Edit())
+    again = world.open()
+    again.build_pinned()
+    assert again.preset("tutor").state == "ready"
+    assert again.preset("other").state == "cold"
+    tiny = world.open(budget=10)
+    tiny.build_pinned()
+    assert tiny.preset("tutor").state == "cold"
+
+
+def test_a_request_waits_only_so_long(world, catalog):
+    """Who has waited long enough is told to come back; the build goes on, once for all."""
+    catalog.create(ties(), edit=Edit())
+    again = world.open(patience=0.05)
+    world.forge.gate.clear()
+    for _ in range(3):
+        with pytest.raises(UnavailableError, match="being built") as caught:
+            again.resolve("tutor")
+        assert caught.value.retry_after >= 1
+        assert again.preset("tutor").state == "building"
+    before = world.forge.num_builds
+    world.forge.gate.set()
+    wait_for(lambda: again.preset("tutor").state == "ready")
+    assert again.resolve("tutor").revision == 1
+    assert world.forge.num_builds == before + 1
+
+
+def test_all_who_wait_share_one_build(world, catalog):
+    """Any number of requests for a cold variant are one build, and get the same weights."""
+    catalog.create(ties(), edit=Edit())
+    again = world.open()
+    before = world.forge.num_builds
+    world.forge.gate.clear()
+    futures = [again.begin("tutor") for _ in range(10)]
+    assert futures[3].cancel()
+    world.forge.gate.set()
+    members = {id(f.result(20).members[0]) for i, f in enumerate(futures) if i != 3}
+    assert len(members) == 1
+    assert world.forge.num_builds == before + 1
+
+
+def test_a_cold_one_that_cannot_be_built(world, catalog, monkeypatch):
+    """Its requests are refused with the reason, without a new build for each of them; later it is
+    tried again.
+    """
+    catalog.create(ties(), edit=Edit())
+    again = world.open()
+    world.checkpoint("ft", 77)  # written again in place
+    for _ in range(3):
+        with pytest.raises(UnprocessableError, match="changed since"):
+            again.resolve("tutor")
+    assert again.preset("tutor").state == "failed"
+    assert "changed since" in again.preset("tutor").reasons[0]
+    starts = 0
+    while world.forge.started.acquire(blocking=False):
+        starts += 1
+    assert starts == 2  # of the first revision, and one now
+    monkeypatch.setattr(variants_module, "FAILURE_SECONDS", 0.0)
+    with pytest.raises(UnprocessableError):
+        again.resolve("tutor")
+    assert world.forge.started.acquire(blocking=False)
+
+
+# The budget
+
+
+def test_the_budget_holds(world):
+    """What was used longest ago is evicted, is cold, and comes back when it is called."""
+    catalog = world.open_with_sources(budget=2 * WHOLE)
+    for index, name in enumerate("abc"):
+        catalog.create(ties(name, 0.1 * (index + 1)), edit=Edit())
+    states = {record.name: record.state for record in catalog.presets()}
+    assert states == {"a": "cold", "b": "ready", "c": "ready"}
+    assert world.variants.num_bytes <= 2 * WHOLE
+    assert catalog.resolve("a").preset == "a"
+    assert catalog.preset("b").state == "cold"
+
+
+def test_requests_keep_what_they_have(world):
+    """Eviction does not touch the weights of a request that is under way."""
+    catalog = world.open_with_sources(budget=WHOLE)
+    catalog.create(ties("a"), edit=Edit())
+    served = catalog.resolve("a")
+    before = {name: tensor.clone() for name, tensor in served.members[0].tensors.items()}
+    catalog.create(ties("b", 0.25), edit=Edit())
+    assert catalog.preset("a").state == "cold"
+    assert all(torch.equal(served.members[0].tensors[name], t) for name, t in before.items())
+
+
+def test_what_can_never_fit_is_refused(world):
+    """A variant beyond the budget is refused with the numbers, waited for or not, dry run too."""
+    catalog = world.open_with_sources(budget=WHOLE - 1)
+    for attempt in (
+        lambda: catalog.create(ties(), edit=Edit()),
+        lambda: catalog.create(ties(), edit=SOON),
+        lambda: catalog.validate(ties()),
+        lambda: catalog.resolve("ft"),
+    ):
+        with pytest.raises(UnprocessableError, match="--variant-memory"):
+            attempt()
+    assert catalog.presets() == []
+
+
+def test_pinned_ones_leave_less(world):
+    """Pinned presets are never evicted, so what does not fit beside them is refused."""
+    catalog = world.open_with_sources(budget=2 * WHOLE)
+    catalog.create(ties("a", pinned=True), edit=Edit())
+    catalog.create(ties("b", 0.25, pinned=True), edit=Edit())
+    with pytest.raises(UnprocessableError, match="pinned presets"):
+        catalog.create(ties("c", 0.125), edit=Edit())
+    # An edit takes the place of what it edits, which serves meanwhile.
+    assert catalog.patch("b", density(0.9), edit=Edit()).record.state == "ready"
+    assert catalog.preset("a").state == "ready"
+    catalog.patch("a", {"pinned": False}, edit=Edit())
+    assert catalog.create(ties("c", 0.125), edit=Edit()).state == "ready"
+    assert catalog.preset("a").state == "cold"
+
+
+def test_replaced_weights_leave_the_memory(world, catalog):
+    """After any number of edits there is one variant, unless a request still has another."""
+    catalog.create(ties(), edit=Edit())
+    kept = catalog.resolve("tutor")
+    for index in range(20):
+        catalog.patch("tutor", density(0.5 + index / 100), edit=Edit())
+    gc.collect()
+    assert len(world.forge.live) == 2
+    del kept
+    gc.collect()
+    assert len(world.forge.live) == 1
+    assert world.variants.num_bytes == WHOLE
+    catalog.delete("tutor", edit=Edit())
+    gc.collect()
+    assert len(world.forge.live) == 0
+
+
+def test_old_revisions_are_built_on_demand(world, catalog):
+    """A kept revision is built when it is called, with the weights that it had."""
+    catalog.create(ties(), edit=Edit())
+    first = catalog.resolve("tutor").members[0].tensors
+    catalog.patch("tutor", density(0.9), edit=Edit())
+    again = catalog.resolve("tutor@1")
+    assert (again.revision, again.path) == (1, "variant")
+    assert all(torch.equal(again.members[0].tensors[name], first[name]) for name in first)
+    states = {record.revision: record.state for record in catalog.revisions("tutor")}
+    assert states == {1: "ready", 2: "ready"}
+
+
+# Requests with weights of their own
+
+
+def test_weights_of_a_request(world, catalog):
+    """Other weights of a variant are built for a request only if inline variants are allowed."""
+    catalog.create(ties(), edit=Edit())
+    with pytest.raises(ForbiddenError, match="--inline-recipes is 'blend'"):
+        catalog.resolve("tutor", Overrides(weights={"ft": 0.9}))
+    same = catalog.resolve("tutor", Overrides(weights={"ft": 0.5}))
+    assert same.members == catalog.resolve("tutor").members
+    allowed = world.open(policy=INLINE)
+    other = allowed.resolve("tutor", Overrides(weights={"ft": 0.9}))
+    assert other.digest != allowed.resolve("tutor").digest
+    assert other.path == "variant"
+
+
+def test_recipes_of_a_request(world, catalog):
+    """A recipe in a request that needs a variant is refused by the setting's name, or built."""
+    overrides = Overrides(recipe=TIES)
+    with pytest.raises(ForbiddenError, match="--inline-recipes") as caught:
+        catalog.resolve("base", overrides)
+    assert caught.value.param == "mergeserve.recipe"
+    served = world.open(policy=INLINE).resolve("base", overrides)
+    assert (served.preset, served.path) == (None, "variant")
+
+
+# Sources
+
+
+def test_new_content_is_built_before_it_is_taken(world, catalog):
+    """Every preset that uses a source follows it, built before anything is switched."""
+    catalog.create(ties("one"), edit=Edit())
+    catalog.create(ties("two", 0.25), edit=Edit())
+    old = {name: catalog.resolve(name).members[0] for name in ("one", "two")}
+    world.checkpoint("ft2", 2)
+    world.forge.wait_for_start()
+    world.forge.wait_for_start()
+    world.forge.gate.clear()
+    replacing = in_background(catalog.replace_source, "ft", "ft2", edit=Edit())
+    world.forge.wait_for_start()
+    assert {name: catalog.resolve(name).members[0] for name in old} == old
+    world.forge.gate.set()
+    card, records = replacing.result(20)
+    assert (card.kind, card.path.name) == ("checkpoint", "ft2")
+    assert [record.label for record in records] == ["one@2", "two@2"]
+    assert {record.state for record in catalog.presets()} == {"ready"}
+    gc.collect()
+    del old
+    gc.collect()
+    assert len(world.forge.live) == 2
+
+
+def test_all_presets_or_none(world, catalog):
+    """New content that one preset cannot be built from is refused for all, with each reason."""
+    for index, name in enumerate(("one", "two")):
+        catalog.create(ties(name, 0.5 + index), edit=Edit())
+    before = catalog.presets(), catalog.source("ft")
+    world.checkpoint("bad", 2, **NAN)
+    with pytest.raises(UnprocessableError, match="nothing changed") as caught:
+        catalog.replace_source("ft", "bad", edit=Edit())
+    assert "preset 'one'" in caught.value.message
+    assert "preset 'two'" in caught.value.message
+    assert (catalog.presets(), catalog.source("ft")) == before
+
+
+def test_an_edit_during_a_replacement_is_not_lost(world, catalog):
+    """A preset that is edited while a source's new content is built gets both."""
+    catalog.create(ties(), edit=Edit())
+    world.checkpoint("ft2", 2)
+    world.forge.wait_for_start()
+    world.forge.gate.clear()
+    replacing = in_background(catalog.replace_source, "ft", "ft2", edit=Edit())
+    world.forge.wait_for_start()
+    catalog.patch("tutor", {"description": "x"}, edit=SOON)
+    world.forge.gate.set()
+    card, records = replacing.result(20)
+    assert [(record.revision, record.document.description) for record in records] == [(3, "x")]
+    assert catalog.resolve("tutor").digest == records[0].digest
+    assert card.digest == catalog.source("ft").digest
+
+
+def test_old_content_serves_as_long_as_its_folder_does(world, catalog):
+    """A checkpoint is not copied: a revision of an old one is called while its files are there."""
+    catalog.create(ties(), edit=Edit())
+    world.checkpoint("ft2", 2)
+    catalog.replace_source("ft", "ft2", edit=Edit())
+    assert catalog.resolve("tutor@1").revision == 1
+    again = world.open()
+    assert again.preset("tutor", 1).state == "cold"
+    assert again.resolve("tutor@1").revision == 1
+    world.checkpoint("ft", 99)
+    changed = world.open()
+    with pytest.raises(UnprocessableError, match="checkpoints are not copied"):
+        changed.resolve("tutor@1")
+    assert changed.resolve("tutor").revision == 2
+
+
+def test_closing_gives_up_what_is_building(world, catalog):
+    """Who waits for a build when the server stops is told so, and nobody hangs."""
+    catalog.create(ties(), edit=Edit())
+    again = world.open()
+    world.forge.gate.clear()
+    waiting = [again.begin("tutor"), again.begin("ft")]
+    threading.Timer(0.1, world.forge.gate.set).start()
+    again.close()
+    assert all(future.done() for future in waiting)
+    with pytest.raises(UnavailableError, match="shutting down"):
+        waiting[1].result()
+    with pytest.raises(UnavailableError, match="shutting down"):
+        again.begin("ft")
+
+
+def test_a_variant_that_is_used_is_packed(world, catalog, monkeypatch):
+    """Behind the first requests a variant gets its faster kernels, once; others do not."""
+    monkeypatch.setattr("server.presets.packer.DELAY", 0.01)
+    catalog.create(ties(), edit=Edit())
+    catalog.create(ties("other", 0.25), edit=Edit())
+    variant = catalog.resolve("tutor").members[0]
+    wait_for(lambda: variant.num_packed == 1)
+    catalog.resolve("tutor")
+    time.sleep(0.05)
+    assert sorted(v.num_packed for v in world.forge.live) == [0, 1]
