@@ -215,6 +215,9 @@ def report(load: Load, mixed: int, different: int) -> None:
     for during in (False, True):
         times = [1000 * r.seconds_to_first for r in load.responses if r.during_edits is during]
         name = "with edits" if during else "without   "
+        if not times:
+            print(f"time to the first token {name}: no response")
+            continue
         print(
             f"time to the first token {name}: median {statistics.median(times):.1f} ms, "
             f"p99 {p99(times):.1f} ms, {len(times)} responses"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 LAYER = re.compile(r"(?:^|\.)([0-9]+)(?:\.|$)")
 
@@ -60,6 +60,7 @@ class LayerPlace:
         return f"{self.root}.{layer}.{self.kind}"
 
 
+@lru_cache(maxsize=1 << 16)  # every plan asks it of every tensor
 def locate(name: str) -> LayerPlace | None:
     """Where in the layers a module or tensor lies; None outside of them."""
     # The first number is the layer: in `layers.3.mlp.experts.5.up_proj` it is 3.

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 
 from merging.checkpoint import Progress
-from merging.errors import PlanError
+from merging.errors import MergingError, PlanError
 from merging.pieces import Scratch
 from merging.tensor_build import Phase, Shared, TensorBuild
 from merging.thresholds import find_thresholds
@@ -61,7 +61,7 @@ def build(
     does not depend on the number of workers, nor on the cache. A tensor of `out` is of the result's
     dtype and may be non-contiguous.
 
-    Memory: a worker has buffers of 128 KiB for each source and a few more. Trims that the cache
+    Memory: a worker has buffers of 256 KiB for each source and a few more. Trims that the cache
     lacks take one delta in float32 and what their method makes of it for each worker; methods that
     must see a whole tensor (`pointwise` is false) its base, all its deltas, and what they make of
     them. Workers share a tensor from 4 Mi elements on, and such a tensor is then the only one.
@@ -125,7 +125,7 @@ class _Build:
 
     def _together(self, workers: Workers, build: TensorBuild) -> None:
         for phase, tasks in build.steps():
-            self._run(workers, phase, tasks)
+            self._run(workers, phase, [partial(self._noted, build, task) for task in tasks])
         self._written(build)
         self._progress(self._done, self._total)
 
@@ -137,10 +137,16 @@ class _Build:
         def task() -> None:
             for phase, tasks in build.steps():
                 for each in tasks:
-                    self._timed(phase, each)
+                    self._timed(phase, partial(self._noted, build, each))
             self._written(build)
 
         return task
+
+    def _noted(self, build: TensorBuild, task: Task) -> None:
+        try:
+            task()
+        except MergingError as error:
+            build.problems += error.reasons
 
     def _timed(self, phase: Phase, task: Task) -> None:
         if self._cancelled():

@@ -9,9 +9,9 @@ from typing import Final
 
 import torch
 
-PIECE: Final = 1 << 15
+PIECE: Final = 1 << 16
 """Elements of a piece: small enough that a core's cache holds several as float32, large enough that
-the interpreter's share of the time is small.
+the interpreter's share is small, and that threads rarely wait for it.
 """
 
 

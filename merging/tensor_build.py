@@ -24,7 +24,7 @@ from merging.workers import Task
 Phase = Literal["threshold", "trim", "gram", "merge"]
 Step = tuple[Phase, list[Task]]
 
-GROUP: Final = 64
+GROUP: Final = 32
 """Pieces of one task."""
 
 
@@ -64,6 +64,7 @@ class TensorBuild:
             check_unchanged(self.shared.plan, self.tensor)
         except MergingError as error:
             self.problems += error.reasons
+        self.problems += self._finite_problems()
 
     def _copy(self, operands: Operands) -> None:
         """Whole numbers, such as positions, are not merged: they must be the same in all."""
@@ -90,10 +91,10 @@ class TensorBuild:
             vectors, groups = method.vectors(operands.values), _groups(operands)
             sums = GramSum(operands, vectors, len(groups))
             yield "gram", [partial(self._gram, operands, sums, *part) for part in enumerate(groups)]
-            if not self._failed():
+            if not self._failed:
                 combination = method.combine_gram(sums.total(), operands.values)
                 yield "merge", self._combine(operands, merged, combination, sums)
-        if not self._failed():
+        if not self._failed:
             self.change = merged.finish()
 
     def _gram(self, operands: Operands, sums: GramSum, part: int, indices: range) -> None:
@@ -126,7 +127,7 @@ class TensorBuild:
         if method.trim is not None:
             yield "trim", [partial(self._trim, operands, found, i) for i in range(len(found))]
         trims = [trim for trim in found if trim is not None]
-        if self._failed():
+        if self._failed:
             return
         if method.pointwise:
             yield (
@@ -178,20 +179,24 @@ class TensorBuild:
                     found.append((operand.name, count))
         self._not_finite += found or [("", 0)]
 
+    @property
     def _failed(self) -> bool:
-        """Whether something was not finite; then `problems` says what."""
+        return bool(self.problems or self._not_finite)
+
+    def _finite_problems(self) -> list[str]:
+        """What was not finite."""
         counts: Counter[str] = Counter()
         for name, count in self._not_finite:
             counts[name] += count
-        self.problems = [
+        named = [
             f"has {count} values of {self.target.numel()} in {name} that are not finite"
             for name, count in sorted(counts.items())
             if name
         ]
-        if counts and not self.problems:
+        if counts and not named:
             dtype = str(self.target.dtype).removeprefix("torch.")
-            self.problems = [f"its merged values are not finite in {dtype}; lower the weights"]
-        return bool(counts)
+            return [f"its merged values are not finite in {dtype}; lower the weights"]
+        return named
 
 
 def _groups(operands: Operands) -> list[range]:

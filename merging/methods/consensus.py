@@ -46,36 +46,50 @@ def agreeing_sum(
     are summed and divided by their number.
     """
     voters = [1.0] * len(weights) if semantics != "mergekit" else weights
-    total = torch.zeros_like(deltas[0])
-    for delta, vote in _pairs(deltas, voters):
-        total += delta * vote  # rounded before it is added: equal and opposite ones make 0
-    sign = torch.ones_like(total).copysign_(total)  # a sum that starts from +0 is never -0
-    agreeing = [(delta * vote).mul_(sign).clamp_(min=0) for delta, vote in _pairs(deltas, voters)]
-    merged = torch.zeros_like(total)
+    # Rounded before they are added: equal and opposite votes make 0.
+    votes = [delta * vote for delta, vote in _pairs(deltas, voters)]
+    sign = _signs(_sum(votes))
+    agreeing = [vote.mul_(sign).clamp_(min=0) for vote in votes]
     if semantics == "mergekit":
-        for part in agreeing:
-            merged += part
+        merged = _sum(agreeing)
         if normalize:
             merged /= _sum_of_agreeing(agreeing, weights)
     else:
+        merged = torch.zeros_like(sign)
         for part, weight in _pairs(agreeing, weights):
             merged.add_(part, alpha=weight)
         merged /= _sum_of_agreeing(agreeing, voters)
-    return merged.mul_(sign).mul_(factor)
+    merged.mul_(sign)
+    return merged if factor == 1 else merged.mul_(factor)
+
+
+def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    total = tensors[0].clone() if len(tensors) == 1 else tensors[0] + tensors[1]
+    for tensor in tensors[2:]:
+        total += tensor
+    return total
+
+
+def _signs(values: torch.Tensor) -> torch.Tensor:
+    """1 with the sign of each float32 value, in its place; `copysign` takes twice as long."""
+    values.view(torch.int32).bitwise_and_(-(1 << 31)).bitwise_or_(0x3F800000)
+    return values
 
 
 def _sum_of_agreeing(agreeing: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
     """The weights of the sources that agree, by element; no divisor where none do or they cancel.
 
-    `agreeing`: above 0 where the source agrees, else 0.
+    `agreeing`: above 0 where the source agrees, else 0; written over.
     """
-    divisor, size = torch.zeros_like(agreeing[0]), torch.zeros_like(agreeing[0])
-    for part, weight in _pairs(agreeing, weights):
-        divisor.add_(part.sign(), alpha=weight)
+    flags = [part.sign_() for part in agreeing]
+    divisor = flags[0] * weights[0]
+    for flag, weight in list(_pairs(flags, weights))[1:]:
+        divisor.add_(flag, alpha=weight)
     if all(weight >= 0 for weight in weights):
         return divisor.clamp_(min=TINY)  # what it divides is 0 where no source agrees
-    for part, weight in _pairs(agreeing, weights):
-        size.add_(part.sign(), alpha=abs(weight))
+    size = torch.zeros_like(divisor)
+    for flag, weight in _pairs(flags, weights):
+        size.add_(flag, alpha=abs(weight))
     return torch.where(divisor.abs() <= CANCELLED * size, 1.0, divisor)
 
 

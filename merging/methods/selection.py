@@ -8,14 +8,15 @@ import torch
 
 
 def kth_largest(magnitudes: torch.Tensor, k: int) -> float:
-    """The k-th largest element of a float32 tensor of any shape, k in 1 to its size; infinity for
-    k = 0.
+    """The k-th largest element of a float32 tensor of any shape without negative elements, k in 1
+    to its size; infinity for k = 0.
     """
     return _kth_largest(magnitudes.reshape(-1).numpy(), k)
 
 
 def largest(magnitudes: torch.Tensor, k: int) -> torch.Tensor:
-    """A mask of the k largest elements of a float32 tensor, in its shape; of equal ones the first.
+    """A mask of the k largest elements of a float32 tensor without negative elements, in its shape;
+    of equal ones the first.
 
     Masks of one tensor for a smaller k are part of those for a larger one.
     """
@@ -31,4 +32,6 @@ def largest(magnitudes: torch.Tensor, k: int) -> torch.Tensor:
 def _kth_largest(flat: npt.NDArray[np.float32], k: int) -> float:
     if k == 0:
         return math.inf
-    return float(np.partition(flat, flat.size - k)[flat.size - k])
+    # Numbers that are not negative sort like their bits, and whole numbers are sorted faster.
+    bits = np.partition(flat.view(np.int32), flat.size - k)[flat.size - k]
+    return float(bits.view(np.float32))
