@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from merging.base import Base, split_layer
+from merging.checkpoint import TensorEntry, tensor_entries
 from merging.checkpoint_weights import CheckpointWeights
 from merging.errors import SourceError
 from merging.layout import is_derived
@@ -14,6 +15,9 @@ from merging.wording import grouped, shown
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """safetensors' names of the element types that weights can be merged from."""
+
+QUANTISED = "F8_"
+"""How the names of the float types begin that mean nothing without scales beside them."""
 
 COMPUTING = (
     *("hidden_act", "hidden_activation", "activation_function", "head_dim", "rope_theta"),
@@ -43,6 +47,31 @@ def check_checkpoint(
     if reasons:
         raise SourceError(reasons)
     return list(_warnings(checkpoint, resident))
+
+
+def check_base(folder: Path) -> None:
+    """Check, by its headers and its config, that a base's weights are no quantised ones.
+
+    Raises SourceError with every reason, or because the folder cannot be read.
+    """
+    entries = tensor_entries(folder)
+    reasons = list(grouped(_quantised(entries)))
+    if (quantisation := _config(folder).get("quantization_config")) is not None:
+        method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+        kind = "" if method is None else f" of {method}"
+        reasons.append(
+            f"its config.json has a quantization_config{kind}, and quantised weights are not "
+            "merged: dequantise it first"
+        )
+    if reasons:
+        raise SourceError([f"the base {folder}: {reason}" for reason in reasons])
+
+
+def _quantised(entries: Mapping[str, TensorEntry]) -> Iterator[tuple[str, str]]:
+    """The tensors that are no numbers by themselves: (name, problem)."""
+    for name, entry in entries.items():
+        if entry.dtype.startswith(QUANTISED):
+            yield name, f"is {entry.dtype}, which is not merged: dequantise it first"
 
 
 def _head(base: Base) -> str | None:
@@ -109,15 +138,17 @@ def _is_float(weights: CheckpointWeights, name: str) -> bool:
 def _tensor_problems(
     checkpoint: CheckpointWeights, resident: CheckpointWeights
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with tensors that both have: (name, problem)."""
+    """What is wrong with tensors that both have, or that are quantised: (name, problem)."""
+    yield from _quantised(checkpoint.entries)
     for name, expected in resident.shapes.items():
         shape = checkpoint.shapes.get(name)
         if shape is None:
             continue
         if shape != expected:
             yield name, _shape_problem(name, shape, expected)
-        if _is_float(resident, name) and not _is_float(checkpoint, name):
-            dtype = checkpoint.entries[name].dtype
+        dtype = checkpoint.entries[name].dtype
+        is_packed = dtype not in FLOATS and not dtype.startswith(QUANTISED)
+        if is_packed and _is_float(resident, name):
             yield name, f"is {dtype}, which is not merged: save it in a float type, dequantised"
 
 

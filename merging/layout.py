@@ -144,7 +144,9 @@ def _layer(
 ) -> Iterator[Place]:
     t = section.depth(offset)
     layers = [section.starts[name] + offset for name in section.sources]
-    base_layer = section.starts[section.base_model] + offset if section.base_model else None
+    base_layer = None
+    if section.base_model is not None:
+        base_layer = section.starts[section.base_model] + offset
     for kind in kinds:
         at = {layer: kind.at(layer) for layer in {number, kind.layer, *layers}}
         reference = None if base_layer is None else kind.at(base_layer)

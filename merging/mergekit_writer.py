@@ -48,7 +48,10 @@ class Writer:
             pairs = zip(recipe.slices, sections, strict=True)
             config["slices"] = [self._slice(part, section) for part, section in pairs]
         config |= self._parameters(recipe.parameters, "parameters")
-        return config if recipe.dtype is None else config | {"dtype": recipe.dtype}
+        if recipe.dtype is None:
+            return config
+        # mergekit computes in `dtype`, a merge here in float32
+        return config | {"dtype": "float32", "out_dtype": recipe.dtype}
 
     def _slice(self, part: Slice, section: Section) -> Settings:
         path = f"slices[{section.index}]"

@@ -26,6 +26,7 @@ def mistakes(data: Mapping[str, object]) -> Iterator[str]:
     yield from _setting_mistakes(method, "parameters", shared, in_source=False)
     for source, settings in sources.items():
         yield from _setting_mistakes(method, f"sources.{source}", _mapping(settings), True)
+    yield from _ignored_base(method, "base_model", data.get("base_model"))
     slices = data.get("slices")
     if isinstance(slices, list | tuple):
         yield from _slice_mistakes(method, data, slices)
@@ -54,7 +55,9 @@ def _slice_mistakes(
         part = _dumped(item)
         base_model = None
         if method.base != "input":
-            base_model = part.get("base_model") or data.get("base_model", BASE)
+            own = part.get("base_model")
+            base_model = data.get("base_model", BASE) if own is None else own
+        yield from _ignored_base(method, f"slices[{index}].base_model", part.get("base_model"))
         listed = [_dumped(source) for source in _list(part.get("sources"))]
         used |= {str(source.get("model")) for source in listed}
         yield from _part_mistakes(method, f"slices[{index}]", data, part, listed, base_model)
@@ -63,6 +66,15 @@ def _slice_mistakes(
             yield from _slice_source_mistakes(method, path, data, part, source, base_model)
     for unused in sources.keys() - used:
         yield f"sources.{unused}: is in no slice; leave it out, or use it in one"
+
+
+def _ignored_base(method: Method, path: str, base_model: object) -> Iterator[str]:
+    """A base_model that the method would not look at; "base" is the default of every recipe."""
+    if method.base == "input" and isinstance(base_model, str) and base_model not in ("", BASE):
+        yield (
+            f"{path}: {method.name} has no base_model; list {base_model!r} among the sources, and "
+            "leave base_model out"
+        )
 
 
 def _part_mistakes(

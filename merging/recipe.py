@@ -25,6 +25,7 @@ from merging.setting import Setting, chain, setting_json
 
 Settings = dict[str, JsonValue]
 Layer = Annotated[int, Field(ge=0, strict=True)]
+Model = Annotated[str, Field(min_length=1)]
 DType = Literal["bfloat16", "float16", "float32"]
 
 __all__ = ["BASE", "Recipe", "Slice", "SliceSource"]
@@ -48,7 +49,7 @@ class Slice(BaseModel):
     model_config = FROZEN
 
     sources: tuple[SliceSource, ...]
-    base_model: str | None = None
+    base_model: Model | None = None
     parameters: Settings = {}
 
 
@@ -59,13 +60,14 @@ class Recipe(BaseModel):
     those that every source falls back to. The order of sources never matters, that of slices does.
     `base_model` is what deltas are relative to, and the first end of a method with two: a source,
     "base" (the resident model), or None where the method can do without. A method that takes its
-    base as one more source does not look at it. `dtype` is that of the result.
+    base as one more source has none: only "base" or None is taken, and neither is looked at.
+    `dtype` is that of the result.
     """
 
     model_config = FROZEN
 
     method: str
-    base_model: str | None = BASE
+    base_model: Model | None = BASE
     sources: dict[str, Settings] = Field(min_length=1)
     parameters: Settings = {}
     slices: tuple[Slice, ...] | None = None
@@ -88,8 +90,8 @@ class Recipe(BaseModel):
     @property
     def models(self) -> frozenset[str]:
         """The names of all models whose content decides the result, beside the resident base."""
-        bases = {section.base_model for section in self.sections(1)} - {None}
-        return frozenset({*self.sources, *(name for name in bases if name)}) - {BASE}
+        bases = (section.base_model for section in self.sections(1))
+        return frozenset({*self.sources, *(n for n in bases if n is not None)}) - {BASE}
 
     def sections(
         self, num_layers: int, digests: Mapping[str, str] | None = None
@@ -109,7 +111,9 @@ class Recipe(BaseModel):
         return tuple(self._section(index, part, digests) for index, part in enumerate(self.slices))
 
     def _section(self, index: int, part: Slice, digests: Mapping[str, str] | None) -> Section:
-        base_model = None if self._method.base == "input" else part.base_model or self.base_model
+        base_model = self.base_model if part.base_model is None else part.base_model
+        if self._method.base == "input":
+            base_model = None
         starts = {source.model: source.layer_range[0] for source in part.sources}
         sources = self._sorted(starts.keys() - {base_model}, index, digests)
         low, high = part.sources[0].layer_range
@@ -167,7 +171,10 @@ class Recipe(BaseModel):
         return json_digest(self._content(digests, base))
 
     def _content(self, digests: Mapping[str, str], base: Base) -> JsonValue:
-        known = {BASE: base.digest, **digests}
+        # The base registered as a checkpoint is merged as one: rounded, and in layers of its own.
+        twin = f"checkpoint {base.digest}"
+        known = {n: twin if digest == base.digest else digest for n, digest in digests.items()}
+        known[BASE] = base.digest
         return {
             "method": self.method,
             "base": base.digest,

@@ -43,7 +43,8 @@ class Ranked:
 def find_thresholds(
     plan: VariantPlan, cache: TrimCache | None, scratch: Scratch, run: Run
 ) -> dict[ThresholdKey, Threshold]:
-    """The thresholds of all trims of the plan that look at whole sources; often none.
+    """The thresholds of all trims of the plan that look at whole sources; often none. None either
+    for a source of which a tensor cannot be read: building that tensor says why.
 
     A source is all its tensors in the plan. Two passes over its deltas count the upper and then the
     lower halves of their float32 magnitudes, which sort like whole numbers.
@@ -53,10 +54,11 @@ def find_thresholds(
         ranks = tuple(sorted({rank for threshold in counts.values() for rank in threshold}))
         tensors = tuple(tensor for tensor in plan.tensors if digest in _digests(plan, tensor))
         compute = partial(_rank, plan, digest, tensors, ranks, scratch, run)
-        names = tuple((tensor.base, tensor.ingredients) for tensor in tensors)
+        names = tuple((tensor.base, _names(plan, tensor, digest)) for tensor in tensors)
         key = ("threshold", plan.base.digest, digest, ranks, names)
         ranked = compute() if cache is None else cache.get(key, compute)
-        assert ranked is not None
+        if ranked is None:
+            continue
         for values, wanted in counts.items():
             found[digest, values] = tuple(ranked.magnitudes[rank] for rank in wanted)
     return found
@@ -64,6 +66,12 @@ def find_thresholds(
 
 def _digests(plan: VariantPlan, tensor: TensorPlan) -> list[str]:
     return [plan.sources[ingredient.source].digest for ingredient in tensor.ingredients]
+
+
+def _names(plan: VariantPlan, tensor: TensorPlan, digest: str) -> tuple[str, ...]:
+    """The source's own tensors that one is made of. Its name does not tell: contents may swap."""
+    digests = zip(tensor.ingredients, _digests(plan, tensor), strict=True)
+    return tuple(ingredient.tensor for ingredient, own in digests if own == digest)
 
 
 def _counts(
@@ -98,13 +106,20 @@ def _rank(
     ranks: tuple[int, ...],
     scratch: Scratch,
     run: Run,
-) -> Ranked:
+) -> Ranked | None:
+    """None if a tensor could not be read: the ranks of the others are no ranks of the source."""
+    failed: list[str] = []
     upper = _Histogram(None)
-    run([partial(_count, plan, tensor, digest, [upper], scratch) for tensor in tensors])
+    run([partial(_count, plan, t, digest, [upper], scratch, failed) for t in tensors])
+    if failed:
+        return None
     # k-th largest: in which upper half it is, and the how-many-th largest of that half.
     places = {rank: upper.place(rank) for rank in ranks if rank}
     lower = {half: _Histogram(half) for half, _ in places.values()}
-    run([partial(_count, plan, t, digest, list(lower.values()), scratch) for t in tensors])
+    halves = list(lower.values())
+    run([partial(_count, plan, t, digest, halves, scratch, failed) for t in tensors])
+    if failed:
+        return None
     magnitudes = {0: math.inf}
     for rank, (half, within) in places.items():
         bits = np.array([(half << HALF) | lower[half].place(within)[0]], dtype=np.int32)
@@ -145,10 +160,13 @@ def _count(
     digest: str,
     histograms: list[_Histogram],
     scratch: Scratch,
+    failed: list[str],
 ) -> None:
+    """Count one tensor, or add its name to `failed`."""
     try:
         operands = open_operands(plan, tensor)
     except MergingError:
+        failed.append(tensor.name)
         return  # who builds the tensor says why
     own = [operand for operand in operands.sources if operand.digest == digest]
     totals = [np.zeros(1 << HALF, dtype=np.int64) for _ in histograms]

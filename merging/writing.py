@@ -31,7 +31,8 @@ def make_variant(
     """Say of every tensor of the merged model what it is made of.
 
     A tensor that every model has from the resident base is shared, unless the method scales it. So
-    are all tensors of layers of the base that are only stacked. A head that is tied to the
+    are all tensors of layers of the base that are only stacked, and buffers of whole numbers, which
+    are no weights. A head that is tied to the
     embedding stays so, unless an adapter is on it.
     """
     assert models.resident is not None, "the base's files are not mapped"
@@ -47,6 +48,8 @@ def make_variant(
         is_own = len(names) == 1 and not any(models.changes(*pair) for pair in used)
         if is_own and abs(scales[id(own)] - 1) <= SAME:
             shared[place.name] = names.pop()
+        elif not _is_float(models, place.like):
+            shared[place.name] = place.like
         else:
             planned.append(_tensor(place, own, models, references))
     num_items = sum(prod(tensor.shape) for tensor in planned)
@@ -63,6 +66,11 @@ def make_variant(
         seed=seed,
         num_bytes=num_items * ITEM_SIZES[dtype],
     )
+
+
+def _is_float(models: Models, name: str) -> bool:
+    assert models.resident is not None
+    return models.resident.tensor(models.tied.get(name, name)).is_floating_point()
 
 
 def _used(place: Place) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from merging.adapter import BaseTensor
 from merging.base import Base
 from merging.checkpoint import read_tensor, tensor_entries
+from merging.checkpoint_check import check_base
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
@@ -83,13 +84,18 @@ def load_engine(
     progress: Progress = lambda what, done, total: None,
     observer: EngineObserver | None = None,
 ) -> LoadedModel:
-    """Load, check and prepare a model. Raises `ModelLoadError` or `UnsupportedModelError`."""
+    """Load, check and prepare a model.
+
+    Raises `ModelLoadError` or `UnsupportedModelError`, and `SourceError` if its files cannot be
+    read, or are quantised, so that nothing can be merged with them.
+    """
     disable_progress_bar()  # transformers' own; `progress` says what is going on
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     folder = model_folder(model, progress)
     device, dtype = pick_device(options.device), torch.float32
     dtype = pick_dtype(options.dtype, device)
+    check_base(folder)
     progress("hashing the base", 0, 0)
     weights = open_checkpoint(
         folder.resolve(), lambda done, total: progress("hashing the base", done, total)

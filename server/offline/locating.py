@@ -41,9 +41,9 @@ def locate(
     finder = _Finder(given, progress)
     base = model or _base_of(file, given)
     finder.find(base)
-    spelled = [text for text in (file.base_model, *file.models) if text not in (None, BASE)]
-    for text in spelled:
-        finder.find(str(text))
+    for text in (file.base_model, *file.models, *file.slice_models):
+        if text not in (None, BASE):
+            finder.find(str(text))
     if finder.reasons:
         raise PlanError(finder.reasons)
     base_folder = finder.folders[base]

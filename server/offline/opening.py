@@ -10,6 +10,7 @@ import torch
 from pydantic import JsonValue
 
 from merging.base import Base
+from merging.checkpoint_check import check_base
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 from merging.mergekit import from_mergekit
@@ -78,8 +79,9 @@ class OpenMerge:
 def open_base(spelling: str, folder: Path, dtype: str | None, progress: Progress) -> OpenBase:
     """Map a base and hash it. `dtype` is that of what is merged; None: that of its files.
 
-    Raises EngineError or SourceError if it is no model.
+    Raises EngineError or SourceError if it is no model, or a quantised one.
     """
+    check_base(folder)
     described = describe_base(folder)
     what = f"reading {spelling}"
     weights = open_checkpoint(folder, lambda done, total: progress(what, done, total))
@@ -128,9 +130,25 @@ def open_recipe(
 
 
 def _native(file: RecipeFile, located: Located) -> dict[str, JsonValue]:
-    if not file.is_mergekit:
-        return file.native()
-    return dict(from_mergekit(file.mergekit(), located.names.get))
+    """The fields of the recipe, with its models by their names in `located`."""
+    if file.is_mergekit:
+        return dict(from_mergekit(file.mergekit(), located.names.get))
+    native = file.native()
+    Recipe.model_validate(native)  # what is wrong, by the names that the document has
+    for field in native.keys() & {"base_model", "slices"}:
+        native[field] = _renamed(native[field], located.names, field)
+    return native
+
+
+def _renamed(value: JsonValue, names: Mapping[str, str], key: str = "") -> JsonValue:
+    """The value, which stands under `key`, with every model in it by its other name."""
+    if isinstance(value, dict):
+        return {key: _renamed(item, names, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    if isinstance(value, str) and key in ("base_model", "model"):
+        return names.get(value, value)
+    return value
 
 
 def open_merge(

@@ -43,6 +43,11 @@ class RecipeFile:
         return list(dict.fromkeys(_models(dict(self.content))))
 
     @property
+    def slice_models(self) -> list[str]:
+        """The models that the slices of a native document name: its sources, and their bases."""
+        return [] if self.is_mergekit else list(dict.fromkeys(_models(self.content.get("slices"))))
+
+    @property
     def chat_template(self) -> str | None:
         """The Jinja text that the result gets; None to keep the base's.
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from merging.base import Base, Linear
-from merging.checkpoint_check import check_checkpoint
+from merging.checkpoint_check import check_base, check_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 
@@ -118,6 +118,44 @@ def test_quantised_weights(tmp_path):
     packed = torch.ones(4, 4, dtype=torch.int8)
     (reason,) = refusal(tmp_path, {"model.layers.1.mlp.up_proj.weight": packed})
     assert "is I8, which is not merged" in reason
+
+
+def test_quantised_floats(tmp_path):
+    """Floats that mean nothing without their scales are refused, whatever the base has there."""
+    packed = {
+        name: torch.ones(4, 4).to(torch.float8_e4m3fn)
+        for name in ("model.layers.1.mlp.up_proj.weight", "model.more")
+    }
+    for number, own in enumerate(({}, packed)):
+        (tmp_path / str(number)).mkdir()
+        resident = open_checkpoint(write(tmp_path / str(number) / "base", own))
+        checkpoint = open_checkpoint(write(tmp_path / str(number) / "ft", packed))
+        with pytest.raises(SourceError) as caught:
+            check_checkpoint(checkpoint, base_of(tied=True), resident)
+        (reason,) = caught.value.reasons
+        assert reason == (
+            "model.layers.1.mlp.up_proj.weight, model.more: is F8_E4M3, which is not merged: "
+            "dequantise it first"
+        )
+
+
+def test_a_quantised_base(tmp_path):
+    """It is refused by its tensors' types and by its config, before it is hashed."""
+    packed = torch.ones(4, 4).to(torch.float8_e5m2)
+    quantisation = {"quant_method": "fp8"}
+    folder = write(
+        tmp_path / "base",
+        {"model.layers.0.mlp.up_proj.weight": packed},
+        quantization_config=quantisation,
+    )
+    with pytest.raises(SourceError) as caught:
+        check_base(folder)
+    types, config = caught.value.reasons
+    assert "model.layers.0.mlp.up_proj.weight" in types
+    assert "F8_E5M2" in types
+    assert "quantization_config of fp8" in config
+    assert all("dequantise it first" in reason for reason in (types, config))
+    check_base(write(tmp_path / "plain", {"model.position_ids": torch.arange(4)}))
 
 
 def test_integer_buffers(tmp_path):

@@ -87,6 +87,25 @@ def test_integers_and_other_dtypes(tmp_path: Path) -> None:
     assert config["dtype"] == config["torch_dtype"] == "bfloat16"
 
 
+def test_integers_of_a_merge_of_checkpoints(tmp_path: Path) -> None:
+    """Buffers of whole numbers are no weights: they stay the base's own, in their own type."""
+    counts = torch.tensor([3, 2**24 + 1])
+    for name in ("base", "ft"):
+        tiny_llama().save_pretrained(tmp_path / name)
+        state = load_file(tmp_path / name / "model.safetensors") | {"model.counts": counts}
+        save_file(state, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+    weights, tuned = (open_checkpoint(tmp_path / name) for name in ("base", "ft"))
+    base = replace(base_of(tiny_llama()), dtype="bfloat16")
+    recipe = Recipe(method="linear", sources={"ft": {"weight": 0.3}, "base": {"weight": 0.7}})
+    merge = plan(recipe, {"ft": tuned}, base, weights=weights)
+    (tmp_path / "out").mkdir()
+    write_checkpoint(merge, weights, tmp_path / "base", tmp_path / "out", card="")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found["model.counts"].dtype == torch.int64
+    assert torch.equal(found["model.counts"], counts)
+    assert found["model.norm.weight"].dtype == torch.bfloat16
+
+
 def test_a_base_that_the_dtype_cannot_hold(tmp_path: Path) -> None:
     """Infinities are not written, by the name of the tensor."""
     planned(tmp_path)

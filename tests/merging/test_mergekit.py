@@ -39,7 +39,8 @@ models:
     parameters:
       weight: [{filter: mlp, value: [0.1, 0.5, 1.0]}, {filter: self_attn, value: 0.3}, {value: 1}]
 parameters: {normalize: false, lambda: 0.5}
-dtype: bfloat16
+dtype: float32
+out_dtype: bfloat16
 """,
     "linear": """
 merge_method: linear
@@ -65,7 +66,8 @@ slices:
       - {model: org/math-7b, layer_range: [0, 32]}
       - {model: ./models/code, layer_range: [0, 32]}
 parameters: {t: 0.5}
-dtype: float16
+dtype: float32
+out_dtype: float16
 """,
     "frankenmerge": """
 merge_method: passthrough

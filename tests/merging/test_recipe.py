@@ -87,6 +87,7 @@ def test_a_recipe_cannot_be_changed() -> None:
         ({"parameters": {"lambda": [1, math.inf]}}, "parameters.lambda[1]: must be finite"),
         ({"parameters": None}, "parameters: Input should be a valid dictionary"),
         ({"base_model": 3}, "base_model: Input should be a valid string"),
+        ({"base_model": ""}, "base_model: String should have at least 1 character"),
         (
             {"base_model": "math"},
             "sources.math: is not a source of task_arithmetic but its base_model, its delta is",
@@ -211,6 +212,32 @@ def test_the_digest_sees_content_and_base() -> None:
     object.__setattr__(other_base, "digest", "sha256:other")
     assert recipe().digest({**DIGESTS, "math": "sha256:9"}, BASE) != expected
     assert recipe().digest(DIGESTS, other_base) != expected
+
+
+def test_the_digest_tells_the_base_from_a_checkpoint_of_its_content() -> None:
+    """Deltas to one are not planned as deltas to the other: the results are not the same bits."""
+    twin = {**DIGESTS, "twin": BASE.digest}
+    one = recipe().digest(twin, BASE)
+    assert recipe(base_model="twin").digest(twin, BASE) != one
+    listed, other = (
+        recipe("linear", sources={"math": {"weight": 1}, name: {"weight": 1}})
+        for name in ("base", "twin")
+    )
+    assert listed.digest(twin, BASE) != other.digest(twin, BASE)
+
+
+def test_a_base_model_that_would_not_be_looked_at_is_a_mistake() -> None:
+    """A method that takes its base as a source has none but by default."""
+    for method in ("linear", "karcher", "passthrough"):
+        sources = {"math": {"weight": 1} if method == "linear" else {}}
+        document = {"method": method, "sources": sources}
+        (reason,) = reasons({**document, "base_model": "chat"})
+        assert reason.startswith(f"base_model: {method} has no base_model; list 'chat' among")
+        part = {"sources": [{"model": "math", "layer_range": [0, 1]}], "base_model": "chat"}
+        (reason,) = reasons({**document, "slices": [part]})
+        assert reason.startswith(f"slices[0].base_model: {method} has no base_model")
+        for fine in ("base", None):
+            Recipe.model_validate({**document, "base_model": fine})
 
 
 weights = st.dictionaries(

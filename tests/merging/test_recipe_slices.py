@@ -48,8 +48,14 @@ def test_a_recipe_without_slices_is_one_section() -> None:
     assert section.starts == {"a": 0, "b": 0, "base": 0}
 
 
+def test_an_empty_base_model_is_no_way_to_leave_it_out() -> None:
+    """Nothing has that name; null and no key at all fall back to the recipe's."""
+    with pytest.raises(RecipeError, match="at least 1 character"):
+        recipe("ties", {"a": {"weight": 1}}, part(("a", 0, 1), base_model=""))
+
+
 def test_a_method_that_takes_its_base_as_a_source_has_no_base_model() -> None:
-    """For linear the base is listed or it does not take part, whatever base_model says."""
+    """For linear the base is listed or it does not take part."""
     both = {"a": {"weight": 1}, "base": {"weight": 1}}
     one = recipe("linear", both, part(("a", 0, 1), ("base", 0, 1)))
     (section,) = one.sections(1)

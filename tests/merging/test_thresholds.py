@@ -1,17 +1,21 @@
 """Trims over whole sources: the k-th largest magnitude of all tensors together."""
 
 import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from merging.errors import PlanError, SourceError
 from merging.pieces import Scratch
 from merging.source import CheckpointDeltas
 from merging.thresholds import find_thresholds
 from merging.trim_cache import TrimCache
-from tests.merging.plans import MemoryWeights, plan_of, random_tensors
+from merging.variant import Ingredient, VariantPlan
+from tests.merging.plans import MemoryWeights, built, plan_of, random_tensors
 
 SHAPES = {"a": (40, 30), "b": (7,), "c": (2, 3, 5)}
 
@@ -85,3 +89,47 @@ def test_a_cache_keeps_them() -> None:
     assert runs == [3, 3]
     find_thresholds(other, cache, Scratch(), counted)
     assert runs == [3, 3, 3, 3]
+
+
+def test_the_cache_goes_by_content() -> None:
+    """Two sources that swap their contents, and tensors, are not mixed up."""
+    base, cache = random_tensors({"a": (4, 4), "b": (4, 4)}, seed=1), TrimCache(1 << 20)
+    one, other = (random_tensors({"a": (4, 4), "b": (4, 4)}, seed, base) for seed in (2, 3))
+
+    def crossed(sources: dict[str, Any], tensors: dict[str, str]) -> VariantPlan:
+        """A plan of one tensor, for which each source has one of its own."""
+        plan = plan_of("ties", base, sources, scope="model", density=(0.5, 0.5))
+        own = tuple(Ingredient(name, tensors[name]) for name in sources)
+        return replace(plan, tensors=(replace(plan.tensors[0], ingredients=own),))
+
+    tensors = {"x": "a", "y": "b"}
+    for sources in ({"x": one, "y": other}, {"x": other, "y": one}):
+        plan = crossed(sources, tensors)
+        assert find_thresholds(plan, cache, Scratch(), run) == find_thresholds(
+            plan, None, Scratch(), run
+        )
+
+
+@dataclass(frozen=True)
+class Flaky(MemoryWeights):
+    """Weights of which one tensor cannot be read while `broken` has its name."""
+
+    broken: set[str] = field(default_factory=set)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        if name in self.broken:
+            raise SourceError(f"{name} changed")
+        return super().tensor(name)
+
+
+def test_a_source_that_cannot_be_read_has_none() -> None:
+    """Those of its other tensors alone would be wrong, and must not be kept for later."""
+    base, cache = random_tensors(SHAPES, seed=1), TrimCache(1 << 20)
+    weights = Flaky(random_tensors(SHAPES, 2, base), {"a"})
+    plan = plan_of("ties", base, {"s": CheckpointDeltas(weights)}, scope="model", density=(0.5,))
+    assert find_thresholds(plan, cache, Scratch(), run) == {}
+    with pytest.raises(PlanError, match="a changed"):
+        built(plan, cache=cache)
+    weights.broken.clear()
+    found = find_thresholds(plan, cache, Scratch(), run)
+    assert found == find_thresholds(plan, None, Scratch(), run) != {}

@@ -231,6 +231,60 @@ def test_a_native_document(models: Models, tmp_path: Path) -> None:
     assert all(torch.equal(found[name], same[name]) for name in same)
 
 
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_native_document_that_names_its_base(
+    models: Models, tmp_path: Path, is_given: bool
+) -> None:
+    """By --source or by its path; it is the base that the document's slices mean too."""
+    name = "w" if is_given else str(models.base)
+    given = {"w": models.base} if is_given else {}
+    given |= {"x": models.tuned[0], "y": models.tuned[1]}
+    options = [part for pair in given.items() for part in ("--source", "=".join(map(str, pair)))]
+    fields = {
+        "method": "task_arithmetic",
+        "sources": {"x": {"weight": 0.1}, "y": {"weight": 0.2}},
+    }
+    layers = [0, AutoConfig.from_pretrained(models.base).num_hidden_layers]
+    parts = [{"model": model, "layer_range": layers} for model in (name, "x", "y")]
+    same = merged(models.task_arithmetic(*models.tuned), tmp_path / "same")
+    plain = models.recipe(base_model=name, **fields)
+    sliced = models.recipe(base_model=name, slices=[{"sources": parts}], **fields)
+    own = [{"sources": parts, "base_model": name}]
+    of_slice = models.recipe(slices=own, **fields)
+    model = ["--model", str(models.base)]
+    for number, (recipe, more) in enumerate([(plain, []), (sliced, []), (of_slice, model)]):
+        found = merged(recipe, tmp_path / str(number), *options, *more)
+        assert found.keys() == same.keys()
+        assert all(torch.allclose(found[name], same[name], atol=1e-6) for name in same)
+
+
+def test_a_native_base_model_that_would_be_ignored(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused as the document spells it, though it is the base here."""
+    recipe = models.recipe(
+        method="linear",
+        base_model=str(models.base),
+        sources={str(folder): {"weight": 1} for folder in models.tuned},
+    )
+    assert "linear has no base_model" in refused(capsys, recipe, tmp_path / "out")
+
+
+def test_a_quantised_base(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its bytes are no weights without their scales: refused, by the names of its tensors."""
+    base = Path(shutil.copytree(models.base, tmp_path / "packed"))
+    state = load_file(base / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    state[name] = state[name].to(torch.float8_e4m3fn)
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    recipe = models.task_arithmetic(*models.tuned, base_model=str(base))
+    said = refused(capsys, recipe, tmp_path / "out")
+    assert name in said
+    assert "dequantise it first" in said
+
+
 def test_another_chat_template(
     models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """A variant computes what a model with its weights computes, and keeps only what it changes."""
 
 import gc
+import json
 import random
 import threading
 import weakref
@@ -12,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from merging.blend import Blend
+from merging.errors import SourceError
 from server.engine import kernels
 from server.engine.errors import VariantError
 from server.engine.group import Group
@@ -441,6 +443,16 @@ def test_a_loaded_model_makes_variants(tmp_path: Path) -> None:
     while loaded.engine.scheduler.has_work:
         loaded.engine.step()
     assert len(group.output_tokens) == 3
+
+
+def test_a_quantised_model_is_not_loaded(tmp_path: Path) -> None:
+    """Nothing could be merged with its files."""
+    folder = save_tiny_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SourceError, match=r"quantization_config of fp8.*dequantise it first"):
+        load_engine(folder, EngineOptions(device="cpu", kv_memory=0.002))
 
 
 def test_source_names_follow_the_stack() -> None:
