@@ -1,11 +1,11 @@
 """Finishing revisions in the background: those whose editor did not wait."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from merging.plan import Plan
-from server.errors import UnprocessableError
+from server.errors import ServiceError, UnprocessableError
 from server.presets.published import Published
 from server.presets.record import StoredRevision
 from server.presets.revising import failed, ready
@@ -15,6 +15,9 @@ from server.presets.variants import Variants
 from server.presets.workshop import BuildError
 
 logger = logging.getLogger(__name__)
+
+INTERNAL_ERROR = "internal error; the server's log says why"
+"""What callers are told of our own mistakes."""
 
 
 class Builder:
@@ -44,7 +47,12 @@ class Builder:
                 self._publish(stored, plan)
         except UnprocessableError as error:
             logger.error("%s cannot be built: %s", stored.record.label, error.message)
-            self._fail(stored, error)
+            self._fail(stored, error.reasons if isinstance(error, BuildError) else [error.message])
+        except Exception as error:
+            if isinstance(error, ServiceError) and error.code == "draining":
+                raise  # a restart builds it
+            logger.exception("%s cannot be built", stored.record.label)
+            self._fail(stored, [INTERNAL_ERROR])
 
     def close(self) -> None:
         """Finish what was submitted, and stop."""
@@ -70,17 +78,20 @@ class Builder:
             finished = ready(stored, plan)
             is_newest = preset.record.revision == stored.record.revision
             after = finished if is_newest else Preset(preset.head, finished.serving)
+            self._published.check_pinned([after])
             self._published.publish([after])
 
-    def _fail(self, stored: StoredRevision, error: UnprocessableError) -> None:
-        reasons = error.reasons if isinstance(error, BuildError) else (error.message,)
+    def _fail(self, stored: StoredRevision, reasons: Sequence[str]) -> None:
         with self._published.lock:
             preset = self._waiting(stored)
             if preset is None:
                 return
             after = failed(stored, reasons, preset.serving)
-            with self._store.writing() as writer:
-                writer.mark_revision(after.record)
+            try:
+                with self._store.writing() as writer:
+                    writer.mark_revision(after.record)
+            except Exception:  # who asks must not be told that it is building for ever
+                logger.exception("%s could not be marked as failed", stored.record.label)
             if preset.record.revision == stored.record.revision:
                 self._published.publish([after])
 

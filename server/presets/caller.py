@@ -4,13 +4,12 @@ from concurrent.futures import Future
 
 from server.engine.variant import Variant
 from server.errors import UnavailableError, UnprocessableError
+from server.presets.jobs import RETRY_SECONDS
 from server.presets.resolver import Resolver
 from server.presets.served import Overrides, Resolved, Served
 from server.presets.snapshot import Snapshot
 from server.presets.variants import Variants
 from server.presets.workshop import BuildError
-
-RETRY_SECONDS = 5
 
 
 class Caller:
@@ -26,7 +25,8 @@ class Caller:
     def begin(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Future[Served]:
         """What a model string means now; done already unless weights have to be built.
 
-        The future is the caller's own. It fails with UnprocessableError if they cannot be built.
+        The future is the caller's own: who waits no more cancels it. It fails with
+        UnprocessableError if they cannot be built.
         """
         resolved = self._resolver.resolve(snapshot, model, overrides)
         future: Future[Served] = Future()
@@ -34,7 +34,7 @@ class Caller:
             future.set_result(resolved.served(resolved.plan.blend))
             return future
         try:
-            asked = self._variants.ask(resolved.plan)
+            asked = self._variants.ask(resolved.plan, lambda: not future.cancelled())
         except BuildError as error:
             raise _refused(resolved, error) from error
         asked.add_done_callback(lambda done: _pass_on(done, future, resolved))
@@ -46,6 +46,7 @@ class Caller:
         try:
             return future.result(self.patience)
         except TimeoutError:
+            future.cancel()
             raise self.out_of_patience(model) from None
 
     def out_of_patience(self, model: str) -> UnavailableError:

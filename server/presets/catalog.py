@@ -164,6 +164,8 @@ class Catalog:
                     self._variants.build(serving.plan)
                 except ServiceError as error:
                     logger.error("%s is pinned and %s", serving.stored.record.label, error.message)
+                except Exception:
+                    logger.exception("%s is pinned and was not built", serving.stored.record.label)
 
     def add_source(
         self, name: str, path: Path, location: str = "", progress: Progress | None = None

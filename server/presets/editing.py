@@ -83,3 +83,11 @@ class Phases:
     def seconds(self) -> Mapping[str, float]:
         """Seconds by phase."""
         return dict(self._seconds)
+
+
+class Observation:
+    """How an edit went."""
+
+    def __init__(self) -> None:
+        self.phases = Phases()
+        self.outcome = "changed"

@@ -7,7 +7,7 @@ from merging.plan import Plan
 from server.errors import ConflictError, NotFoundError, ServiceError
 from server.presets.builder import Builder
 from server.presets.document import PresetDocument
-from server.presets.editing import Phases, check_conditions
+from server.presets.editing import Observation, check_conditions
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
@@ -17,6 +17,7 @@ from server.presets.snapshot import Preset, Snapshot
 from server.presets.store import PresetStore
 from server.presets.turns import Turns
 from server.presets.variants import Variants
+from server.presets.workshop import BuildError
 
 NUM_ATTEMPTS = 4
 """An edit that others keep overtaking makes them wait after so many attempts."""
@@ -69,7 +70,7 @@ class PresetEditor:
             return result
 
     def _attempt(
-        self, observation: "Observation", name: str, edit: Edit, change: Change
+        self, observation: Observation, name: str, edit: Edit, change: Change
     ) -> EditResult | None:
         """Make an edit; None if another one was published meanwhile."""
         phases, snapshot = observation.phases, self._published.snapshot
@@ -82,7 +83,7 @@ class PresetEditor:
             return EditResult(record, created=False, changed=False)
         with phases.timed("plan"):
             plan = self._planner.plan_document(document, snapshot.sources)
-        old = None if current is None or current.serving is None else current.serving.plan
+        old = _serving_plan(current)
         with ExitStack() as stack:
             if plan.variant is not None and edit.wait:
                 with phases.timed("build"):
@@ -91,8 +92,11 @@ class PresetEditor:
             stack.enter_context(self._published.lock)
             if self._has_moved(snapshot, name, plan):
                 return None
+            number = self._last_number(name, current) + 1
+            stored = new_revision(document, plan, edit, number=number, at=now())
+            self._published.check_pinned([ready(stored, plan)])
             with phases.timed("commit"):
-                stored = self._commit(document, plan, edit, current)
+                self._commit(stored, current)
             with phases.timed("publish"):
                 self._publish(stored, plan, current, edit)
             return EditResult(stored.record, created=current is None, changed=True)
@@ -113,8 +117,11 @@ class PresetEditor:
             return current.record
         sources = self._published.snapshot.sources
         plan = self._planner.plan_document(current.record.document, sources)
-        self._variants.build(plan, None if current.serving is None else current.serving.plan)
+        self._variants.build(plan, _serving_plan(current))
         self._builder.finish(current.head, plan)
+        after = self._published.snapshot.presets.get(current.record.name)
+        if after and after.record.label == current.record.label and after.record.state == "failed":
+            raise BuildError(after.record.reasons)
         return ready(current.head, plan).record
 
     def delete(self, name: str, edit: Edit) -> None:
@@ -134,7 +141,7 @@ class PresetEditor:
         if current is None:
             self._published.check_free(name, kind="preset")
         plan = self._planner.plan_document(document, snapshot.sources)
-        self._variants.check(plan)
+        self._variants.check(plan, _serving_plan(current))
         if current is not None and is_current(document, current):
             return current.record, plan
         number = self._last_number(name, current) + 1
@@ -151,17 +158,12 @@ class PresetEditor:
         self._published.check_free(name, kind="preset")
         return document
 
-    def _commit(
-        self, document: PresetDocument, plan: Plan, edit: Edit, current: Preset | None
-    ) -> StoredRevision:
-        last = self._last_number(document.name, current)
-        stored = new_revision(document, plan, edit, number=last + 1, at=now())
+    def _commit(self, stored: StoredRevision, current: Preset | None) -> None:
         with self._store.writing() as writer:
             if current is None:
-                writer.create_preset(stored, after=last)
+                writer.create_preset(stored, after=stored.record.revision - 1)
             else:
                 writer.add_revision(stored, kept=self._revisions_kept)
-        return stored
 
     def _last_number(self, name: str, current: Preset | None) -> int:
         """The newest revision number that a name ever had; 0 if it was never used."""
@@ -180,7 +182,7 @@ class PresetEditor:
             self._builder.submit(stored, plan)
 
     @contextmanager
-    def _observed(self, operation: str, name: str) -> Iterator["Observation"]:
+    def _observed(self, operation: str, name: str) -> Iterator[Observation]:
         observation = Observation()
         known = name in self._published.snapshot.presets
         try:
@@ -197,14 +199,6 @@ class PresetEditor:
             self._observer.preset_edited(
                 name if known else "", operation, observation.outcome, observation.phases.seconds
             )
-
-
-class Observation:
-    """How an edit went."""
-
-    def __init__(self) -> None:
-        self.phases = Phases()
-        self.outcome = "changed"
 
 
 def existing(preset: Preset | None, name: str) -> Preset:
@@ -245,3 +239,8 @@ def is_current(document: PresetDocument, preset: Preset) -> bool:
     """Whether a preset already is what a document asks for."""
     current = preset.record
     return current.state != "failed" and document.content() == current.document.content()
+
+
+def _serving_plan(preset: Preset | None) -> Plan | None:
+    """The plan that requests get now, if any."""
+    return None if preset is None or preset.serving is None else preset.serving.plan

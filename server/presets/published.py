@@ -37,8 +37,7 @@ class Published:
         without: str | None = None,
     ) -> None:
         """Replace the snapshot by one with these presets, these sources, and one preset less."""
-        changed = {name: p for name, p in self.snapshot.presets.items() if name != without}
-        changed.update({preset.record.name: preset for preset in presets})
+        changed = self._changed(presets, without)
         self.snapshot = Snapshot(changed, self.snapshot.sources if sources is None else sources)
         if sources is not None:
             contents = (source.content for source in sources.values())
@@ -51,6 +50,19 @@ class Published:
                 if preset.serving is not None
             }
         )
+
+    def check_pinned(self, presets: Iterable[Preset]) -> None:
+        """BuildError if the pinned weights would not fit with these presets. Called with the lock.
+
+        What takes no more than now passes: the budget may be smaller than at the last start.
+        """
+        after = Snapshot(self._changed(presets))
+        self._variants.check_pinned(_pinned_bytes(after), _pinned_bytes(self.snapshot))
+
+    def _changed(self, presets: Iterable[Preset], without: str | None = None) -> dict[str, Preset]:
+        changed = {name: p for name, p in self.snapshot.presets.items() if name != without}
+        changed.update({preset.record.name: preset for preset in presets})
+        return changed
 
     def check_free(self, name: str, *, kind: str) -> None:
         """ConflictError if a new preset or source may not have this name."""
@@ -67,8 +79,14 @@ def _variants_of(snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
     serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
     plans = [source.plan for source in snapshot.sources.values() if source.plan is not None]
     plans += [each.plan for each in serving]
-    pinned = [each.plan for each in serving if each.stored.record.document.pinned]
-    return _digests(plans), _digests(pinned)
+    return _digests(plans), frozenset(_pinned_bytes(snapshot))
+
+
+def _pinned_bytes(snapshot: Snapshot) -> dict[str, int]:
+    """The planned bytes of every pinned variant, by digest."""
+    serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
+    pinned = [each.plan.variant for each in serving if each.stored.record.document.pinned]
+    return {variant.digest: variant.num_bytes for variant in pinned if variant is not None}
 
 
 def _digests(plans: Iterable[Plan]) -> frozenset[str]:

@@ -1,11 +1,15 @@
 """Presets given at the start: created where absent, never forced on an edited one."""
 
+import logging
 from collections.abc import Callable
 
 from server.errors import ServiceError
+from server.presets.builder import INTERNAL_ERROR
 from server.presets.document import PresetDocument
 from server.presets.record import Edit, PresetRecord
 from server.presets.snapshot import Preset
+
+logger = logging.getLogger(__name__)
 
 
 def seed(
@@ -31,4 +35,7 @@ def seed(
         record = create(document, Edit(message=f"from {origin}"))
     except ServiceError as error:
         return f"preset {name!r} of {origin} is not created: {error.message}"
+    except Exception:  # one preset must not stop the start
+        logger.exception("preset %r of %s is not created", name, origin)
+        return f"preset {name!r} of {origin} is not created: {INTERNAL_ERROR}"
     return f"{record.label} is created from {origin}"

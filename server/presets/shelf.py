@@ -53,10 +53,10 @@ class Built:
 class Shelf:
     """Variants by digest under a budget in bytes. Not locked: its owner has a lock.
 
-    What was asked for longest ago goes first. Pinned variants never go. Held ones, of edits that
-    are under way, do not go either, so an edit may exceed the budget until it is published: the
-    revision that serves and the new one are both there. Requests keep what they run on by
-    reference, whatever happens here.
+    What nobody serves goes first, and then what was asked for longest ago. Pinned variants never
+    go. Held ones, of edits that are under way, do not go either, so an edit may exceed the budget
+    until it is published: the revision that serves and the new one are both there. Requests keep
+    what they run on by reference, whatever happens here.
     """
 
     def __init__(self, budget: int, cache: Cache | None = None) -> None:
@@ -112,11 +112,27 @@ class Shelf:
             f"{_mib(self.budget)} in all (--variant-memory)"
         )
 
+    def pinned_shortage(self, after: Mapping[str, int], before: Mapping[str, int]) -> str | None:
+        """Why these variants cannot all be pinned; None if they can, or take no more than `before`.
+
+        Both map digests to planned bytes, which count where the variant is not here.
+        """
+        needed = self._bytes_of(after)
+        if needed <= max(self.budget, self._bytes_of(before)):
+            return None
+        return (
+            f"the weights of all pinned presets would need {_mib(needed)}, and merged weights may "
+            f"take {_mib(self.budget)} in all (--variant-memory)"
+        )
+
     def make_room(self, num_bytes: int, *, but: str = "") -> None:
-        """Make variants go, those used longest ago first, until `num_bytes` more fit."""
+        """Make variants go until `num_bytes` more fit: first those that no preset or source
+        serves, and of each kind those used longest ago.
+        """
         room = self.budget - num_bytes
         total = self.num_bytes
-        for digest in [d for d in self._built if d != but and self._may_go(d)]:
+        may_go = [d for d in self._built if d != but and self._may_go(d)]
+        for digest in sorted(may_go, key=self._used.__contains__):  # stable: the order stays
             if total <= room:
                 break
             total -= self._built.pop(digest).num_bytes
@@ -134,16 +150,19 @@ class Shelf:
         """Keep a variant, there already or not yet, until it is released as often as held."""
         self._held[digest] += 1
 
-    def release(self, digest: str) -> None:
-        """Undo one `hold`."""
-        self._held[digest] -= 1
-        if not self._held[digest]:
-            del self._held[digest]
-            self._drop_retired()
-            self.make_room(0)
+    def release(self, digests: Collection[str]) -> None:
+        """Undo one `hold` of each. What was replaced goes before room is made: it may be enough."""
+        self._held.subtract(digests)
+        self._held = +self._held
+        self._drop_retired()
+        self.make_room(0)
 
     def __iter__(self) -> Iterator[Built]:
         return iter(self._built.values())
+
+    def _bytes_of(self, planned: Mapping[str, int]) -> int:
+        here = {digest: self._built[digest].num_bytes for digest in planned if digest in self}
+        return sum({**planned, **here}.values())
 
     def _may_go(self, digest: str) -> bool:
         return digest not in self._pinned and digest not in self._held

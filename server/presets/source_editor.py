@@ -22,6 +22,7 @@ from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source, SourceRegistry, recorded_base
 from server.presets.store import PresetStore
 from server.presets.variants import Variants
+from server.presets.workshop import BuildError
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,10 @@ class SourceEditor:
             stack.enter_context(self._published.lock)
             if self._has_moved(snapshot, source, followers):
                 return None
+            try:
+                self._published.check_pinned([after for _, after in followers])
+            except BuildError as error:
+                _refuse(source, error.reasons)
             with phases.timed("commit"):
                 self._store_source(source, followers, source.updated_at)
             with phases.timed("publish"):

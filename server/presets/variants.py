@@ -2,18 +2,17 @@
 
 import logging
 import threading
-import time
-from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 from merging.plan import Plan
 from merging.variant import VariantPlan
 from server.engine.variant import Variant
 from server.errors import ServiceError, UnavailableError
+from server.presets.failures import Failures, forget_frames
+from server.presets.jobs import IsWaiting, Job, check_queue
 from server.presets.observer import NullVariantObserver, VariantObserver
 from server.presets.packer import Packer
 from server.presets.shelf import Built, NoCache, Shelf
@@ -21,20 +20,7 @@ from server.presets.workshop import BuildError, Workshop
 
 logger = logging.getLogger(__name__)
 
-FAILURE_SECONDS = 30.0
-"""A variant that could not be built is not tried again so soon, unless by an edit."""
-
-NUM_FAILURES = 256
-
 VariantState = Literal["ready", "building", "cold", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a variant could not be built, and when (monotonic seconds)."""
-
-    error: ServiceError
-    at: float
 
 
 class Variants:
@@ -55,19 +41,19 @@ class Variants:
         self._observer = observer or NullVariantObserver()
         self._shelf = Shelf(budget, workshop.cache if workshop else NoCache())
         self._lock = threading.Lock()
-        self._jobs: dict[str, Future[Variant]] = {}
-        self._failures: OrderedDict[str, Failure] = OrderedDict()
+        self._jobs: dict[str, Job] = {}
+        self._failures = Failures()
         self._closing = threading.Event()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="variant-builder")
         self._packer = Packer(self._is_kept, lambda: bool(self._jobs))
 
     # Asking
 
-    def ask(self, plan: Plan) -> Future[Variant]:
-        """The variant of a plan, now or later: a request needs it.
+    def ask(self, plan: Plan, is_waiting: IsWaiting = lambda: True) -> Future[Variant]:
+        """The variant of a plan, now or later: a request needs it, while `is_waiting`.
 
         The future is shared: do not cancel it. What cannot be built fails with BuildError, at once
-        where that is known.
+        where that is known; UnavailableError where too many builds wait already.
         """
         wanted = variant_plan(plan)
         with self._lock:
@@ -76,10 +62,10 @@ class Variants:
                 self._packer.used(built.variant)
                 return _done(built.variant)
             self._observer.cold_hit()
-            failure = self._failures.get(wanted.digest)
-            if failure is not None and time.monotonic() - failure.at < FAILURE_SECONDS:
-                raise failure.error
-            return self._start(wanted)
+            reasons = self._failures.recent(wanted.digest)
+            if reasons is not None:
+                raise BuildError(reasons)
+            return self._start(wanted, is_waiting=is_waiting)
 
     @contextmanager
     def holding(self, plan: Plan, replacing: Plan | None = None) -> Iterator[None]:
@@ -97,8 +83,7 @@ class Variants:
             yield
         finally:
             with self._lock:
-                for digest in digests:
-                    self._shelf.release(digest)
+                self._shelf.release(digests)
                 self._report()
 
     def build(self, plan: Plan, replacing: Plan | None = None) -> None:
@@ -117,6 +102,16 @@ class Variants:
             with self._lock:
                 self._check(plan.variant, replacing)
 
+    def check_pinned(self, after: Mapping[str, int], before: Mapping[str, int]) -> None:
+        """BuildError if these digests, with their planned bytes, cannot all be pinned.
+
+        `before` are those that are now: what takes no more than they is not refused.
+        """
+        with self._lock:
+            shortage = self._shelf.pinned_shortage(after, before)
+        if shortage is not None:
+            raise BuildError([shortage])
+
     def serve(self, used: Collection[str], pinned: Collection[str]) -> None:
         """Take note of the digests that presets and sources serve now, and of the pinned ones."""
         with self._lock:
@@ -132,8 +127,8 @@ class Variants:
                 return "ready", ()
             if digest in self._jobs:
                 return "building", ()
-            failure = self._failures.get(digest)
-        return ("cold", ()) if failure is None else ("failed", _reasons(failure.error))
+            reasons = self._failures.recent(digest)
+        return ("cold", ()) if reasons is None else ("failed", reasons)
 
     def built(self, digest: str) -> Built | None:
         """A variant that is there, with how it was built."""
@@ -155,21 +150,25 @@ class Variants:
             jobs = list(self._jobs.values())
             self._jobs.clear()
         for job in jobs:  # those that were not begun
-            job.set_exception(UnavailableError("the server is shutting down", code="draining"))
+            job.future.set_exception(_draining())
 
     # Building
 
-    def _start(self, plan: VariantPlan, replacing: Plan | None = None) -> Future[Variant]:
-        """The build that is under way, or a new one. Called with the lock."""
+    def _start(
+        self, plan: VariantPlan, replacing: Plan | None = None, is_waiting: IsWaiting | None = None
+    ) -> Future[Variant]:
+        """The build that is under way, or a new one: an edit's, without `is_waiting`. Locked."""
         job = self._jobs.get(plan.digest)
         if self._closing.is_set():
-            raise UnavailableError("the server is shutting down", code="draining")
+            raise _draining()
         if job is None:
             self._check(plan, replacing)
-            job = Future()
-            self._jobs[plan.digest] = job
+            if is_waiting is not None:
+                check_queue(self._jobs.values())
+            job = self._jobs[plan.digest] = Job()
             self._executor.submit(self._run, plan, replacing, job)
-        return job
+        job.join(is_waiting)
+        return job.future
 
     def _check(self, plan: VariantPlan, replacing: Plan | None, num_bytes: int = 0) -> None:
         old = [replacing.variant.digest] if replacing is not None and replacing.variant else []
@@ -177,13 +176,15 @@ class Variants:
         if shortage is not None:
             raise BuildError([shortage])
 
-    def _run(self, plan: VariantPlan, replacing: Plan | None, job: Future[Variant]) -> None:
+    def _run(self, plan: VariantPlan, replacing: Plan | None, job: Job) -> None:
         def admit(num_bytes: int) -> None:
             with self._lock:
                 self._check(plan, replacing, num_bytes)
                 self._shelf.make_room(num_bytes)
                 self._report()
 
+        if not self._begin(plan, job):
+            return
         assert self._workshop is not None, "without a workshop there is no room for a variant"
         try:
             built = self._workshop.build(plan, admit, self._closing.is_set)
@@ -192,26 +193,33 @@ class Variants:
             return
         with self._lock:
             self._shelf.put(built)
-            self._failures.pop(plan.digest, None)
+            self._failures.forget(plan.digest)
             del self._jobs[plan.digest]
             self._report()
         self._observer.variant_built(built.method, "built", built.seconds_by_phase)
-        job.set_result(built.variant)
+        job.future.set_result(built.variant)
 
-    def _fail(self, plan: VariantPlan, job: Future[Variant], error: BaseException) -> None:
+    def _begin(self, plan: VariantPlan, job: Job) -> bool:
+        """Whether a build whose turn it is begins: not if all who asked for it gave up."""
+        with self._lock:
+            if job.begin():
+                return True
+            del self._jobs[plan.digest]
+        job.future.cancel()
+        return False
+
+    def _fail(self, plan: VariantPlan, job: Job, error: BaseException) -> None:
         with self._lock:
             del self._jobs[plan.digest]
             if isinstance(error, BuildError):
-                self._failures[plan.digest] = Failure(error, time.monotonic())
-                while len(self._failures) > NUM_FAILURES:
-                    self._failures.popitem(last=False)
+                self._failures.note(plan.digest, error.reasons)
             self._report()
         if not isinstance(error, ServiceError):
             logger.error("a variant could not be built", exc_info=error)
-        _forget_frames(error)
+        forget_frames(error)
         outcome = "refused" if isinstance(error, BuildError) else "failed"
         self._observer.variant_built(plan.method.name, outcome, {})
-        job.set_exception(error)
+        job.future.set_exception(error)
 
     def _is_kept(self, variant: Variant) -> bool:
         with self._lock:
@@ -237,10 +245,5 @@ def _done(variant: Variant) -> Future[Variant]:
     return future
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Let go of what the frames of a failed build hold: its weights. Errors may be kept."""
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-
-
-def _reasons(error: ServiceError) -> tuple[str, ...]:
-    return error.reasons if isinstance(error, BuildError) else (error.message,)
+def _draining() -> UnavailableError:
+    return UnavailableError("the server is shutting down", code="draining")

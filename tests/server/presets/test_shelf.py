@@ -74,7 +74,7 @@ def test_held_ones_stay_and_may_be_too_many(shelf):
         shelf.hold(digest)
     shelf.put(built("d"))
     assert (names(shelf), shelf.num_bytes) == ("abcd", 40)
-    shelf.release("b")
+    shelf.release(["b"])
     assert names(shelf) == "acd"
 
 
@@ -92,7 +92,7 @@ def test_what_is_held_goes_when_it_is_released(shelf):
     shelf.hold("a")
     shelf.serve("", "")
     assert "a" in shelf
-    shelf.release("a")
+    shelf.release(["a"])
     assert "a" not in shelf
 
 
@@ -102,8 +102,31 @@ def test_what_comes_back_stays(shelf):
     shelf.hold("a")
     shelf.serve("", "")
     shelf.serve("a", "")
-    shelf.release("a")
+    shelf.release(["a"])
     assert "a" in shelf
+
+
+def test_what_is_replaced_goes_first():
+    """When an edit ends, its old variant makes the room, not its new one, in whatever order."""
+    for order in (["new", "old"], ["old", "new"]):
+        shelf = Shelf(15)
+        shelf.serve(["old"], [])
+        for digest in order:
+            shelf.hold(digest)
+        for digest in ("old", "new"):
+            shelf.put(built(digest))
+        shelf.serve(["new"], [])
+        shelf.release(order)
+        assert (names(shelf), shelf.num_evicted) == ("new", 0)
+
+
+def test_what_nobody_serves_goes_first(shelf):
+    """A variant that a preset serves is kept before one that was only asked for, later."""
+    shelf.serve("a", "")
+    shelf.put(built("d"))
+    assert names(shelf) == "acd"
+    shelf.put(built("e", 20))
+    assert names(shelf) == "ae"
 
 
 @pytest.mark.parametrize(

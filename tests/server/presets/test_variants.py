@@ -15,10 +15,12 @@ from server.errors import (
     UnavailableError,
     UnprocessableError,
 )
-from server.presets import variants as variants_module
+from server.presets import failures as failures_module
+from server.presets.builder import INTERNAL_ERROR
 from server.presets.catalog import Catalog, Edit
 from server.presets.policy import Policy
 from server.presets.served import Overrides
+from server.presets.workshop import BuildError
 from tests.server.presets.forge import TIES, WHOLE, VariantWorld
 from tests.server.presets.tiny import preset
 
@@ -164,9 +166,11 @@ def test_an_edit_that_is_overtaken_begins_again(world, catalog):
 def test_overtaken_again_and_again(world, catalog, monkeypatch):
     """An edit that others keep overtaking makes them wait in the end."""
     catalog.create(ties(), edit=Edit())
-    holding, calls = world.variants.holding, []
+    holding, calls, editor = world.variants.holding, [], threading.current_thread()
 
     def overtaken(plan, old=None):
+        if threading.current_thread() is not editor:  # what overtakes is built by another one
+            return holding(plan, old)
         calls.append(plan)
         if len(calls) < 20 and not catalog._published.lock._is_owned():
             catalog.patch("tutor", {"description": f"{len(calls)}"}, edit=SOON)
@@ -294,6 +298,34 @@ def test_what_was_building_is_built_after_a_restart(world, catalog):
     assert again.resolve("tutor").revision == 2
 
 
+def test_our_own_mistakes_in_the_background(world, catalog, caplog):
+    """What nobody expected fails a revision too: it is not building for ever."""
+    catalog.create(ties(), edit=Edit())
+    world.forge.error = ZeroDivisionError("broken")
+    catalog.patch("tutor", density(0.9), edit=SOON)
+    wait_for(lambda: catalog.preset("tutor").state != "building")
+    record = catalog.preset("tutor")
+    assert (record.state, record.reasons) == ("failed", (INTERNAL_ERROR,))
+    assert "tutor@2 cannot be built" in caplog.text
+    assert catalog.resolve("tutor").revision == 1
+
+
+def test_a_failure_that_cannot_be_stored(world, catalog, monkeypatch, caplog):
+    """A revision has failed also if the database does not take it."""
+
+    def broken(writer, record) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("server.presets.store_writer.StoreWriter.mark_revision", broken)
+    catalog.add_source("bad", world.checkpoint("bad", 2, **NAN))
+    sources = {"bad": {"weight": 1, "density": 1}}
+    catalog.create(ties(sources=sources), edit=SOON)
+    wait_for(lambda: catalog.preset("tutor").state != "building")
+    assert catalog.preset("tutor").state == "failed"
+    assert "model.norm.weight" in catalog.preset("tutor").reasons[0]
+    assert "disk full" in caplog.text
+
+
 # Cold
 
 
@@ -370,10 +402,99 @@ def test_a_cold_one_that_cannot_be_built(world, catalog, monkeypatch):
     while world.forge.started.acquire(blocking=False):
         starts += 1
     assert starts == 2  # of the first revision, and one now
-    monkeypatch.setattr(variants_module, "FAILURE_SECONDS", 0.0)
+    monkeypatch.setattr(failures_module, "FAILURE_SECONDS", 0.0)
+    assert (again.preset("tutor").state, again.preset("tutor").reasons) == ("cold", ())
     with pytest.raises(UnprocessableError):
         again.resolve("tutor")
     assert world.forge.started.acquire(blocking=False)
+
+
+def test_refusals_do_not_grow(world, catalog):
+    """Each request that a recent failure refuses gets an error of its own."""
+    catalog.add_source("bad", world.checkpoint("bad", 2, **NAN))
+    with pytest.raises(UnprocessableError):
+        catalog.resolve("bad")
+    plan, errors = catalog._snapshot.sources["bad"].plan, []
+    for _ in range(2):
+        with pytest.raises(BuildError, match=r"model\.norm\.weight") as caught:
+            world.variants.ask(plan)
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
+    assert errors[0].reasons == errors[1].reasons
+
+
+def test_one_mistake_does_not_stop_the_start(world, catalog, caplog):
+    """A pinned preset whose build goes wrong in a way that nobody expected is in the log."""
+    catalog.create(ties(pinned=True), edit=Edit())
+    again = world.open()
+    world.forge.error = ZeroDivisionError("broken")
+    again.build_pinned()
+    assert "tutor@1 is pinned and was not built" in caplog.text
+    lines = again.seed_presets([ties("other", 0.25, pinned=True), preset("third")], "x.yaml")
+    assert lines == [
+        f"preset 'other' of x.yaml is not created: {INTERNAL_ERROR}",
+        "third@1 is created from x.yaml",
+    ]
+
+
+# The queue
+
+
+@pytest.fixture
+def queued(world, catalog):
+    """A catalog that builds tutor, for which one request waits, until the gate is open."""
+    for index in range(4):
+        catalog.create(ties(f"p{index}", 0.1 * (index + 1)), edit=Edit())
+    catalog.create(ties(), edit=Edit())
+    again = world.open()
+    while world.forge.started.acquire(blocking=False):
+        pass
+    world.forge.gate.clear()
+    again.waiting = [again.begin("tutor")]
+    world.forge.wait_for_start()
+    return again
+
+
+def test_requests_may_have_so_many_builds_waiting(world, queued, monkeypatch):
+    """Beyond that they are told at once to come back; who joins a build, and edits, are not."""
+    monkeypatch.setattr("server.presets.jobs.MAX_QUEUED", 2)
+    waiting = [queued.begin("p0"), queued.begin("p1")]
+    with pytest.raises(UnavailableError, match="2 other builds wait") as caught:
+        queued.begin("p2")
+    assert caught.value.code == "variant_cold"
+    assert caught.value.retry_after >= 1
+    waiting += [queued.begin("p0"), queued.begin("tutor")]
+    edit = in_background(queued.create, ties("new", 0.9), edit=Edit())
+    follow = in_background(queued.patch, "p2", density(0.8), edit=Edit())
+    world.forge.gate.set()
+    assert edit.result(20).state == "ready"
+    assert follow.result(20).record.state == "ready"
+    assert all(future.result(20).path == "variant" for future in waiting)
+    assert queued.begin("p3").result(20).preset == "p3"
+
+
+def test_nothing_is_built_for_nobody(world, queued):
+    """A build whose requests have all given up is skipped; one that somebody still wants is not."""
+    gone, others = queued.begin("p0"), [queued.begin("p1"), queued.begin("p1")]
+    assert gone.cancel()
+    assert others[0].cancel()
+    before = world.forge.num_builds
+    world.forge.gate.set()
+    assert others[1].result(20).preset == "p1"
+    assert world.forge.num_builds == before + 2
+    assert queued.preset("p0").state == "cold"
+    assert queued.resolve("p0").preset == "p0"
+
+
+def test_who_ran_out_of_patience_wants_nothing(world, queued):
+    """A request that waited long enough does not keep its build in the queue."""
+    queued._caller.patience = 0.05
+    with pytest.raises(UnavailableError, match="being built"):
+        queued.resolve("p0")
+    before = world.forge.num_builds
+    world.forge.gate.set()
+    wait_for(lambda: queued.preset("p0").state == "cold")
+    assert world.forge.num_builds == before + 1
 
 
 # The budget
@@ -429,6 +550,74 @@ def test_pinned_ones_leave_less(world):
     catalog.patch("a", {"pinned": False}, edit=Edit())
     assert catalog.create(ties("c", 0.125), edit=Edit()).state == "ready"
     assert catalog.preset("a").state == "cold"
+
+
+def test_an_edit_stays_where_both_do_not_fit(world):
+    """An edit is not evicted for what it replaces: the next request finds it."""
+    catalog = world.open_with_sources(budget=WHOLE + WHOLE // 2)
+    catalog.create(ties(), edit=Edit())
+    catalog.patch("tutor", density(0.9), edit=Edit())
+    assert catalog.preset("tutor").state == "ready"
+    assert world.variants.num_bytes == WHOLE
+
+
+def test_a_dry_run_takes_the_place_of_what_it_edits(world):
+    """A dry run of a pinned preset is refused by the rules of an edit, and only by those."""
+    catalog = world.open_with_sources(budget=WHOLE)
+    catalog.create(ties(pinned=True), edit=Edit())
+    assert catalog.validate(ties(weight=0.25, pinned=True))[0].revision == 2
+    with pytest.raises(UnprocessableError, match="pinned presets"):
+        catalog.validate(ties("other", 0.25))
+
+
+@pytest.mark.parametrize("edit", [Edit(), SOON])
+def test_pinned_ones_that_share_their_weights(world, edit):
+    """Weights that another pinned preset keeps do not make room for an edit's."""
+    catalog = world.open_with_sources(budget=WHOLE)
+    catalog.create(ties("a", pinned=True), edit=Edit())
+    catalog.create(ties("b", pinned=True), edit=Edit())
+    with pytest.raises(UnprocessableError, match="all pinned presets"):
+        catalog.patch("b", density(0.9), edit=edit)
+    assert catalog.preset("b").revision == 1
+    assert world.variants.num_bytes == WHOLE
+
+
+def test_pinned_edits_at_the_same_time(world):
+    """Of two that each fit, and do not fit together, one is refused."""
+    catalog = world.open_with_sources(budget=WHOLE)
+    world.forge.gate.clear()
+    edits = [
+        in_background(catalog.create, ties(name, weight, pinned=True), edit=Edit())
+        for name, weight in (("a", 0.5), ("b", 0.25))
+    ]
+    wait_for(lambda: len(world.variants._jobs) == 2)
+    world.forge.gate.set()
+    refused = [error for edit in edits if (error := edit.exception(20)) is not None]
+    assert [type(error) for error in refused] == [BuildError]
+    assert len(catalog.presets()) == 1
+    assert world.variants.num_bytes == WHOLE
+
+
+def test_pinned_in_the_background(world):
+    """Edits that nobody waits for are held against the budget when they serve."""
+    catalog = world.open_with_sources(budget=WHOLE)
+    world.forge.gate.clear()
+    catalog.create(ties("a", pinned=True), edit=SOON)
+    catalog.create(ties("b", 0.25, pinned=True), edit=SOON)
+    world.forge.gate.set()
+    wait_for(lambda: "building" not in {record.state for record in catalog.presets()})
+    assert [record.state for record in catalog.presets()] == ["ready", "failed"]
+    assert "pinned presets" in catalog.preset("b").reasons[0]
+
+
+def test_a_smaller_budget_can_be_mended(world):
+    """Pinned presets that fit no more can be unpinned one after the other."""
+    catalog = world.open_with_sources()
+    for index, name in enumerate("abc"):
+        catalog.create(ties(name, 0.1 * (index + 1), pinned=True), edit=Edit())
+    catalog = world.open(budget=WHOLE)
+    for name in "ab":
+        assert catalog.patch(name, {"pinned": False}, edit=Edit()).record.revision == 2
 
 
 def test_replaced_weights_leave_the_memory(world, catalog):
