@@ -9,7 +9,7 @@ import torch
 
 from merging.checkpoint_weights import CheckpointWeights
 from merging.errors import PlanError, SourceError
-from merging.methods.apply import canonical_order
+from merging.methods.apply import canonical_order, reordered
 from merging.pieces import Piece, Rows, Scratch, matrix_shape, pieces_of, split
 from merging.setting import Scalar
 from merging.source import Product, Weights
@@ -127,10 +127,7 @@ def open_operands(plan: VariantPlan, tensor: TensorPlan) -> Operands:
         plan=tensor,
         base=base,
         sources=tuple(source for source in sources if source is not None),
-        values={
-            name: tuple(value[i] for i in order) if isinstance(value, tuple) else value
-            for name, value in tensor.values.items()
-        },
+        values=reordered(tensor.values, order),
         pieces=pieces,
     )
 
@@ -155,10 +152,7 @@ def _matrix(plan: VariantPlan, tensor: TensorPlan) -> tuple[int, int]:
 def _canonical_order(plan: VariantPlan, tensor: TensorPlan) -> list[int]:
     """As `methods.apply.canonical_order`; one source's tensors (of a stack) go by name."""
     by_name = sorted(range(len(tensor.ingredients)), key=lambda i: tensor.ingredients[i].tensor)
-    values = {
-        name: tuple(value[i] for i in by_name) if isinstance(value, tuple) else value
-        for name, value in tensor.values.items()
-    }
+    values = reordered(tensor.values, by_name)
     digests = [plan.sources[tensor.ingredients[i].source].digest for i in by_name]
     return [by_name[i] for i in canonical_order(values, digests)]
 

@@ -32,8 +32,7 @@ def merge_tensor(
     Raises PlanError if the values have no result.
     """
     order = canonical_order(values, digests)
-    values = {n: tuple(v[i] for i in order) if isinstance(v, tuple) else v
-              for n, v in values.items()}  # fmt: skip
+    values = reordered(values, order)
     deltas = [deltas[i] for i in order]
     if method.kind != "elementwise":
         return _combine(method, values, base, deltas)
@@ -54,6 +53,14 @@ def canonical_order(values: Values, digests: Sequence[str]) -> list[int]:
     """The indices of sources in the order in which they are summed: by digest, then by values."""
     own = [v for _, v in sorted(values.items()) if isinstance(v, tuple)]
     return sorted(range(len(digests)), key=lambda i: (digests[i], [v[i] for v in own]))
+
+
+def reordered(values: Values, order: Sequence[int]) -> Values:
+    """The values with those of sources in another order."""
+    return {
+        name: tuple(value[i] for i in order) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
 
 
 def _combine(

@@ -1,15 +1,12 @@
 """Model Breadcrumbs: drop the largest and the smallest elements of each delta, and sum."""
 
-from collections.abc import Sequence
-from typing import Annotated
-
 import torch
 
 from merging.methods.consensus import weighted_sum
 from merging.methods.method import method
-from merging.methods.parameter import Doc
 from merging.methods.task_vectors import (
     Density,
+    Gamma,
     Int8Mask,
     Lambda,
     Normalize,
@@ -34,9 +31,7 @@ def breadcrumbs(
     deltas: tuple[torch.Tensor, ...],
     weight: WeightOfDelta,
     density: Density,
-    gamma: Annotated[
-        Sequence[float], Doc("Share of the largest elements to drop.", 0.0, 1.0, default=0.01)
-    ],
+    gamma: Gamma,
     *,
     scope: ScopeOfTrim = "tensor",
     normalize: Normalize = False,

@@ -1,15 +1,12 @@
 """Model Breadcrumbs with TIES: drop the largest and the smallest elements, elect signs, and sum."""
 
-from collections.abc import Sequence
-from typing import Annotated
-
 import torch
 
 from merging.methods.consensus import agreeing_sum
 from merging.methods.method import method
-from merging.methods.parameter import Doc
 from merging.methods.task_vectors import (
     Density,
+    Gamma,
     Int8Mask,
     Lambda,
     NormalizeAgreeing,
@@ -34,9 +31,7 @@ def breadcrumbs_ties(
     deltas: tuple[torch.Tensor, ...],
     weight: WeightOfDelta,
     density: Density,
-    gamma: Annotated[
-        Sequence[float], Doc("Share of the largest elements to drop.", 0.0, 1.0, default=0.01)
-    ],
+    gamma: Gamma,
     *,
     scope: ScopeOfTrim = "tensor",
     normalize: NormalizeAgreeing = False,

@@ -1,15 +1,12 @@
 """DELLA: drop elements at random, small ones more often, elect signs, and sum what agrees."""
 
-from collections.abc import Sequence
-from typing import Annotated
-
 import torch
 
 from merging.methods.consensus import agreeing_sum
 from merging.methods.method import method
-from merging.methods.parameter import Doc
 from merging.methods.task_vectors import (
     Density,
+    Epsilon,
     Int8Mask,
     Lambda,
     NormalizeAgreeing,
@@ -35,10 +32,7 @@ def della(
     deltas: tuple[torch.Tensor, ...],
     weight: WeightOfDelta,
     density: Density,
-    epsilon: Annotated[
-        Sequence[float],
-        Doc("How far keep probabilities differ from density.", 0.0, 1.0, default=0.15),
-    ],
+    epsilon: Epsilon,
     *,
     normalize: NormalizeAgreeing = True,
     rescale: Rescale = True,

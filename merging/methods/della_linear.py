@@ -1,15 +1,12 @@
 """DELLA without election: drop elements at random, small ones more often, and sum."""
 
-from collections.abc import Sequence
-from typing import Annotated
-
 import torch
 
 from merging.methods.consensus import weighted_sum
 from merging.methods.method import method
-from merging.methods.parameter import Doc
 from merging.methods.task_vectors import (
     Density,
+    Epsilon,
     Int8Mask,
     Lambda,
     Normalize,
@@ -35,10 +32,7 @@ def della_linear(
     deltas: tuple[torch.Tensor, ...],
     weight: WeightOfDelta,
     density: Density,
-    epsilon: Annotated[
-        Sequence[float],
-        Doc("How far keep probabilities differ from density.", 0.0, 1.0, default=0.15),
-    ],
+    epsilon: Epsilon,
     *,
     normalize: Normalize = False,
     rescale: Rescale = True,

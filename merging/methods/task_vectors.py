@@ -15,6 +15,13 @@ WeightOfDelta = Annotated[
 Density = Annotated[
     Sequence[float], Doc("Share of the delta's elements that is kept.", 0.0, 1.0, default=1.0)
 ]
+Gamma = Annotated[
+    Sequence[float], Doc("Share of the largest elements to drop.", 0.0, 1.0, default=0.01)
+]
+Epsilon = Annotated[
+    Sequence[float],
+    Doc("How far keep probabilities differ from density.", 0.0, 1.0, default=0.15),
+]
 UnusedDensity = Annotated[
     Sequence[float],
     Doc("No effect here: every delta is kept whole.", 0.0, 1.0, default=1.0, inert=True),
