@@ -160,13 +160,14 @@ def _scalar(value: object, path: str, kind: Kind, reasons: list[str]) -> Iterabl
             reasons.append(f"{path}: must be a whole number, got {value!r}")
     elif isinstance(value, bool) or not isinstance(value, int | float):
         reasons.append(f"{path}: must be a number, got {value!r}{_hint(value)}")
-    elif not _is_finite(value):
+    elif not is_finite(value):
         reasons.append(f"{path}: must be finite, got {value!r}")
     else:
         yield float(value) + 0.0  # -0.0 and 0.0 are the same weight
 
 
-def _is_finite(value: int | float) -> bool:
+def is_finite(value: int | float) -> bool:
+    """Whether a number of JSON is a finite float."""
     try:
         return math.isfinite(value)
     except OverflowError:  # an integer beyond the floats

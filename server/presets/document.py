@@ -1,6 +1,5 @@
 """The preset document: the fields of a preset that its user owns."""
 
-import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -8,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from merging.digest import canonical_json
 from merging.recipe import Recipe
+from merging.setting import is_finite
 from server.errors import InvalidRequestError
 from server.presets.names import NAME_PATTERN
 from server.presets.policy import OverrideLevel
@@ -159,18 +159,11 @@ def _bad_values(data: dict[str, object]) -> Iterator[tuple[str, str]]:
             pending.extend((f"{field}.{key}", item) for key, item in value.items())
         elif isinstance(value, list):
             pending.extend((f"{field}[{index}]", item) for index, item in enumerate(value))
-        if isinstance(value, int | float) and not _is_finite(value):
+        if isinstance(value, int | float) and not is_finite(value):
             yield field, f"must be finite, got {_excerpt(value)}"
         texts = (value,) if isinstance(value, str) else value if isinstance(value, dict) else ()
         if any(isinstance(text, str) and _unicode(text) != text for text in texts):
             yield field, "is not valid Unicode"
-
-
-def _is_finite(value: int | float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the floats
-        return False
 
 
 def _unicode(text: str) -> str:
