@@ -4,10 +4,12 @@ first token.
     python -m bench.edits [--edits 1000] [--streams 16] [--url http://127.0.0.1:8000 --preset NAME]
 
 Without --url it starts a server of its own: the demo model in float32, a database in a temporary
-folder. While 16 streams run one request after the other, phases with edits and phases without
-alternate. Then every response is asked for again, of the revision that it named, one by one. It
-exits with 1 unless no request failed, none came from two revisions, and each replay gave the same
-text.
+folder. While 16 streams run one request after the other, phases take turns: one in which nobody
+else asks for anything, one with reads of the preset, one with as many edits, ten a second. So the
+cost of an edit can be told from that of any small request, whose client shares the processor with
+the server. Then every response is asked for again, of the revision that it named, in another order
+and company. It exits with 1 unless no request failed, none came from two revisions, and each replay
+gave the same text.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from pathlib import Path
 import httpx
 
 EDITS_PER_PHASE = 50
+PHASES = ("nothing", "reads", "edits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Response:
     text: str
     revisions: frozenset[int]
     seconds_to_first: float
-    during_edits: bool
+    phase: str
 
 
 @dataclass(slots=True)
@@ -50,7 +53,7 @@ class Load:
     num_edits: int
     max_tokens: int
     phase_seconds: float = 5.0
-    editing: bool = False
+    phase: str = PHASES[0]
     done: bool = False
     failures: list[str] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
@@ -68,13 +71,8 @@ async def read_stream(client: httpx.AsyncClient, load: Load, prompt: str, seed: 
         "stream": True,
         "ignore_eos": True,
     }
-    during_edits, started, first, text, revisions = (
-        load.editing,
-        time.perf_counter(),
-        None,
-        "",
-        set(),
-    )
+    phase, started, first = load.phase, time.perf_counter(), None
+    text, revisions = "", set()
     async with client.stream("POST", "/v1/completions", json=body) as response:
         if response.status_code != 200:
             raise RuntimeError(f"{response.status_code} {await response.aread()!r}")
@@ -89,7 +87,7 @@ async def read_stream(client: httpx.AsyncClient, load: Load, prompt: str, seed: 
             if "mergeserve" in chunk:
                 revisions.add(chunk["mergeserve"]["revision"])
     assert first is not None
-    return Response(prompt, seed, text, frozenset(revisions), first - started, during_edits)
+    return Response(prompt, seed, text, frozenset(revisions), first - started, phase)
 
 
 async def stream_on(client: httpx.AsyncClient, load: Load, number: int) -> None:
@@ -106,28 +104,35 @@ async def stream_on(client: httpx.AsyncClient, load: Load, number: int) -> None:
 
 
 async def edit_on(client: httpx.AsyncClient, load: Load) -> None:
-    """Edits in phases of some seconds, with as long without edits between them."""
+    """The phases, one after the other, until all edits are made."""
     dice = random.Random(0)
     pause = load.phase_seconds / EDITS_PER_PHASE
-    for number in range(load.num_edits):
-        if number % EDITS_PER_PHASE == 0:
-            load.editing = False
-            await asyncio.sleep(load.phase_seconds)
-            load.editing = True
-        weights = {name: {"weight": round(dice.uniform(-1, 1), 3)} for name in load.sources}
-        started = time.perf_counter()
-        answer = await client.patch(f"/v1/presets/{load.preset}", json={"sources": weights})
-        load.edit_seconds.append(time.perf_counter() - started)
-        if answer.status_code != 200:
-            load.failures.append(f"edit: {answer.status_code} {answer.text}")
-        await asyncio.sleep(max(0.0, pause - load.edit_seconds[-1]))
+    url = f"/v1/presets/{load.preset}"
+    while len(load.edit_seconds) < load.num_edits:
+        load.phase = "nothing"
+        await asyncio.sleep(load.phase_seconds)
+        for load.phase in ("reads", "edits"):
+            for _ in range(min(EDITS_PER_PHASE, load.num_edits)):
+                started = time.perf_counter()
+                if load.phase == "reads":
+                    answer = await client.get(url)
+                else:
+                    weights = {n: {"weight": round(dice.uniform(-1, 1), 3)} for n in load.sources}
+                    answer = await client.patch(url, json={"sources": weights})
+                    load.edit_seconds.append(time.perf_counter() - started)
+                if answer.status_code != 200:
+                    load.failures.append(f"{load.phase}: {answer.status_code} {answer.text}")
+                await asyncio.sleep(max(0.0, pause - (time.perf_counter() - started)))
     load.done = True
 
 
-async def replay(client: httpx.AsyncClient, load: Load) -> int:
+async def replay(client: httpx.AsyncClient, load: Load, num_at_once: int) -> int:
     """Ask for every response again, of its own revision; how many texts differ."""
     different = 0
-    for response in load.responses:
+    turns = asyncio.Semaphore(num_at_once)
+
+    async def again(response: Response) -> None:
+        nonlocal different
         (revision,) = response.revisions
         body = {
             "model": f"{load.preset}@{revision}",
@@ -137,11 +142,15 @@ async def replay(client: httpx.AsyncClient, load: Load) -> int:
             "seed": response.seed,
             "ignore_eos": True,
         }
-        answer = await client.post("/v1/completions", json=body)
+        async with turns:
+            answer = await client.post("/v1/completions", json=body)
         if answer.status_code != 200:
             load.failures.append(f"replay: {answer.status_code} {answer.text}")
         elif answer.json()["choices"][0]["text"] != response.text:
             different += 1
+
+    responses = random.Random(1).sample(load.responses, len(load.responses))
+    await asyncio.gather(*(again(response) for response in responses))
     return different
 
 
@@ -190,7 +199,7 @@ async def under_load(url: str, load: Load, num_streams: int) -> tuple[int, int]:
         streams = [stream_on(client, load, number) for number in range(num_streams)]
         await asyncio.gather(edit_on(client, load), *streams)
         mixed = sum(len(response.revisions) != 1 for response in load.responses)
-        return mixed, await replay(client, load) if not mixed else -1
+        return mixed, await replay(client, load, num_streams) if not mixed else -1
 
 
 async def run(options: argparse.Namespace) -> bool:
@@ -212,9 +221,9 @@ def report(load: Load, mixed: int, different: int) -> None:
     print(f"revisions that answered: {len(revisions)}; replays with another text: {different}")
     milliseconds = [1000 * seconds for seconds in load.edit_seconds]
     print(f"edit: median {statistics.median(milliseconds):.1f} ms, p99 {p99(milliseconds):.1f} ms")
-    for during in (False, True):
-        times = [1000 * r.seconds_to_first for r in load.responses if r.during_edits is during]
-        name = "with edits" if during else "without   "
+    for phase in PHASES:
+        times = [1000 * r.seconds_to_first for r in load.responses if r.phase == phase]
+        name = f"beside {phase}"
         if not times:
             print(f"time to the first token {name}: no response")
             continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from merging.base import Base, LayerPlace, locate
 from merging.recipe import BASE, Recipe
@@ -9,6 +10,9 @@ from merging.section import Section
 
 EMBEDDINGS = ("emb", "wte", "wpe")
 """Parts of the names that tensors before the first layer have; others outside come after it."""
+
+NUM_LAYOUTS = 64
+"""Layouts that are remembered: one for each set of sources, and for each way to slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +103,12 @@ def range_problems(recipe: Recipe, base: Base) -> Iterator[str]:
             )
 
 
-def lay_out(
-    recipe: Recipe, base: Base, names: TensorNames, digests: Mapping[str, str] | None = None
-) -> Layout:
-    """Lay out a recipe; `digests` order the sources (see `Recipe.sections`).
+def lay_out(sections: tuple[Section, ...], base: Base, names: TensorNames) -> Layout:
+    """Lay out the sections of a recipe, which must have no `range_problems`.
 
     Gradients restart in every slice, as in mergekit; the tensors before the layers belong to the
-    first slice, those after them to the last. The recipe must have no `range_problems`.
+    first slice, those after them to the last.
     """
-    sections = recipe.sections(base.num_layers, digests)
     places = [_outside(name, sections[0]) for name in names.before]
     layers: list[int] = []
     for section in sections:
@@ -122,6 +123,21 @@ def lay_out(
         first += section.num_layers
     is_plain = aligned and first == base.num_layers
     return Layout(tuple(places), tuple(layers), is_plain, names.is_whole)
+
+
+class Layouts:
+    """Lays out recipes on one base. The last layouts are remembered: an edit of weights keeps its
+    preset's.
+    """
+
+    def __init__(self, base: Base, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+        """`shapes`: see `tensor_names`."""
+        names = tensor_names(base, shapes)
+        self._lay_out = lru_cache(maxsize=NUM_LAYOUTS)(partial(lay_out, base=base, names=names))
+
+    def of(self, sections: tuple[Section, ...]) -> Layout:
+        """The layout of these sections; see `lay_out`."""
+        return self._lay_out(sections)
 
 
 def _like(section: Section, offset: int) -> int:

@@ -17,7 +17,7 @@ from merging.explaining import blend_groups, explain_source, shared_groups, vari
 from merging.explanation import Explanation
 from merging.fit import fit_problems
 from merging.gram import adapter_gram
-from merging.layout import Layout, lay_out, range_problems, tensor_names
+from merging.layout import Layout, Layouts, range_problems
 from merging.methods import METHODS
 from merging.models import Models, Source
 from merging.path import why_blended, why_written
@@ -126,13 +126,15 @@ def plan(
     *,
     weights: Weights | None = None,
     gram: Gram = adapter_gram,
+    layouts: Layouts | None = None,
 ) -> Plan:
     """Compile a recipe for a base. `sources` has its models by name, and may have others.
 
     `unusable` says of registered sources without content why they have none. `weights` are the
     base's tensors, by the names of the model's parameters; without them only linear methods of
-    adapters can be planned. `gram` is what geometric methods ask for inner products. Raises
-    PlanError with every reason why the recipe cannot be built.
+    adapters can be planned. `gram` is what geometric methods ask for inner products; `layouts` of
+    this base and its tensors save work where many recipes are planned. Raises PlanError with every
+    reason why the recipe cannot be built.
     """
     start = perf_counter()
     used = {name: sources[name] for name in sorted(recipe.models & sources.keys())}
@@ -144,8 +146,8 @@ def plan(
     ]
     if ranges := list(range_problems(recipe, base)):
         raise PlanError(reasons + ranges)
-    names = tensor_names(base, None if weights is None else weights.shapes)
-    layout = lay_out(recipe, base, names, models.digests)
+    layouts = layouts or Layouts(base, None if weights is None else weights.shapes)
+    layout = layouts.of(recipe.sections(base.num_layers, models.digests))
     resolution = resolve_recipe(recipe, layout)
     reasons += [*resolution.reasons, *fit_problems(layout, models)]
     if reasons:

@@ -1,7 +1,7 @@
 """A section of a merged model: consecutive layers that are made of the same models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Section:
     index: int | None
     base_model: str | None
     sources: tuple[str, ...]
-    starts: Mapping[str, int]
+    starts: Mapping[str, int] = field(hash=False)
     num_layers: int
 
     @property

@@ -7,6 +7,7 @@ from merging.base import Base
 from merging.digest import canonical_json
 from merging.errors import MergingError, PlanError, RecipeError
 from merging.gram import GramCache
+from merging.layout import Layouts
 from merging.models import Source as Content
 from merging.plan import Plan, plan, source_reasons
 from merging.recipe import BASE, Recipe
@@ -30,6 +31,7 @@ class Planner:
         self.base = base
         self._resident = resident
         self._gram = GramCache()
+        self._layouts = Layouts(base, None if resident is None else resident.shapes)
         self._recent: Recent[tuple[str, ...], Plan] = Recent(NUM_RECENT)
 
     def plan(
@@ -49,7 +51,13 @@ class Planner:
             return self._recent.get(
                 key,
                 lambda: plan(
-                    recipe, contents, self.base, unusable, weights=self._resident, gram=self._gram
+                    recipe,
+                    contents,
+                    self.base,
+                    unusable,
+                    weights=self._resident,
+                    gram=self._gram,
+                    layouts=self._layouts,
                 ),
             )
         except PlanError as error:

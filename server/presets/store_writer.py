@@ -4,12 +4,24 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import Connection, bindparam, delete, insert, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from server.errors import ConflictError
 from server.presets import tables
 from server.presets.record import PresetRecord, StoredRevision
+
+# The statements of an edit are made once: making them takes longer than running them.
+_MOVE = update(tables.presets).where(
+    tables.presets.c.name == bindparam("of"),
+    tables.presets.c.head == bindparam("old_head"),
+    tables.presets.c.deleted == bindparam("was_deleted"),
+)
+_INSERT = insert(tables.revisions)
+_FORGET = delete(tables.revisions).where(
+    tables.revisions.c.preset == bindparam("of"),
+    tables.revisions.c.revision <= bindparam("last"),
+)
 
 
 class StoreWriter:
@@ -35,15 +47,11 @@ class StoreWriter:
 
     def add_revision(self, stored: StoredRevision, *, kept: int) -> None:
         """Add the next revision of a preset, and forget those before the newest `kept`."""
-        record, table = stored.record, tables.revisions
+        record = stored.record
         values = {"head": record.revision, "updated_at": record.updated_at}
         self._move(record.name, record.revision - 1, deleted=False, values=values)
         self._insert(stored)
-        self._connection.execute(
-            delete(table).where(
-                table.c.preset == record.name, table.c.revision <= record.revision - kept
-            )
-        )
+        self._connection.execute(_FORGET, {"of": record.name, "last": record.revision - kept})
 
     def delete_preset(self, name: str, *, head: int, at: datetime) -> None:
         """Forget a preset's revisions. Its row stays, so that no number is used again."""
@@ -76,12 +84,8 @@ class StoreWriter:
 
     def _move(self, name: str, head: int, *, deleted: bool, values: Mapping[str, object]) -> None:
         """Compare and swap a preset's row: it must still have this head."""
-        table = tables.presets
-        moved = self._connection.execute(
-            update(table)
-            .where(table.c.name == name, table.c.head == head, table.c.deleted.is_(deleted))
-            .values(**values)
-        )
+        of = {"of": name, "old_head": head, "was_deleted": deleted}
+        moved = self._connection.execute(_MOVE, {**of, **values})
         if moved.rowcount != 1:
             raise ConflictError(
                 f"the stored preset {name!r} is no longer at revision {head}: another process "
@@ -90,18 +94,17 @@ class StoreWriter:
 
     def _insert(self, stored: StoredRevision) -> None:
         record = stored.record
-        self._connection.execute(
-            insert(tables.revisions).values(
-                preset=record.name,
-                revision=record.revision,
-                document=record.document.model_dump_json(),
-                sources=dict(stored.sources),
-                digest=record.digest,
-                path=record.path,
-                state="ready",
-                reasons=[],
-                author=record.author,
-                message=record.message,
-                created_at=record.created_at,
-            )
-        )
+        values = {
+            "preset": record.name,
+            "revision": record.revision,
+            "document": record.document.model_dump_json(),
+            "sources": dict(stored.sources),
+            "digest": record.digest,
+            "path": record.path,
+            "state": "ready",
+            "reasons": [],
+            "author": record.author,
+            "message": record.message,
+            "created_at": record.created_at,
+        }
+        self._connection.execute(_INSERT, values)

@@ -15,7 +15,7 @@ SHAPES = {"embed.weight": (8, 4)} | {f"{module}.weight": (4, 4) for module in BA
 
 
 def layout(recipe: Recipe, shapes: dict[str, tuple[int, ...]] | None = None) -> Layout:
-    return lay_out(recipe, BASE, tensor_names(BASE, shapes))
+    return lay_out(recipe.sections(BASE.num_layers), BASE, tensor_names(BASE, shapes))
 
 
 def resolve(
