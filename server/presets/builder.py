@@ -54,6 +54,18 @@ class Builder:
             logger.exception("%s cannot be built", stored.record.label)
             self._fail(stored, [INTERNAL_ERROR])
 
+    def build_pinned(self) -> None:
+        """Build the pinned presets; what cannot be built is said in the log, and stays cold."""
+        for preset in self._published.snapshot.presets.values():
+            serving = preset.serving
+            if serving is not None and serving.stored.record.document.pinned:
+                try:
+                    self._variants.build(serving.plan)
+                except ServiceError as error:
+                    logger.error("%s is pinned and %s", serving.stored.record.label, error.message)
+                except Exception:
+                    logger.exception("%s is pinned and was not built", serving.stored.record.label)
+
     def close(self) -> None:
         """Finish what was submitted, and stop."""
         self._executor.shutdown(wait=True)
