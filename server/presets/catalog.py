@@ -104,7 +104,9 @@ class Catalog:
     # Start and stop
 
     def load(self) -> None:
-        """Read the store and the sources in it, and plan every preset on this base."""
+        """Read the store and the sources in it, plan every preset on this base, and go on with
+        builds that the last stop cut off.
+        """
         with self._published.lock:
             snapshot = load(
                 self._store,
@@ -114,6 +116,9 @@ class Catalog:
                 revisions_kept=self._revisions_kept,
             )
             self._published.publish(snapshot.presets.values(), sources=snapshot.sources)
+        for preset in snapshot.presets.values():
+            if preset.record.state == "building":
+                self._builder.submit(preset.head, self._kept.plan(preset.head))
 
     def close(self) -> None:
         """Publish the blends that are waiting, give up what is being built: the next start builds

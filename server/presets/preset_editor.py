@@ -13,7 +13,7 @@ from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
 from server.presets.record import Edit, EditResult, PresetRecord, StoredRevision, now
-from server.presets.revising import new_revision, ready
+from server.presets.revising import building, new_revision, ready
 from server.presets.snapshot import Preset, Snapshot
 from server.presets.store import PresetStore
 from server.presets.turns import Turns
@@ -177,7 +177,7 @@ class PresetEditor:
         if edit.wait:
             self._published.publish([ready(stored, plan)])
         else:
-            self._published.publish([Preset(stored, current.serving if current else None)])
+            self._published.publish([building(stored, current.serving if current else None)])
             self._builder.submit(stored, plan)
 
     @contextmanager
