@@ -22,7 +22,8 @@ from merging.base import Base
 from merging.blend import Blend
 from server.demo import ensure_demo_model
 from server.engine.engine import Engine
-from server.engine.loading import EngineOptions, load_engine
+from server.engine.loading import load_engine
+from server.engine.options import EngineOptions
 from server.engine.request import Member, Request, SamplingParams
 
 PROMPT_LEN = 64

@@ -28,15 +28,11 @@ from server.api.lifecycle import Lifecycle
 from server.api.service import Service
 from server.demo import demo_presets, demo_sources, ensure_demo_model
 from server.engine.async_engine import AsyncEngine
-from server.engine.loading import (
-    EngineOptions,
-    LoadedModel,
-    Progress,
-    load_engine,
-    model_folder,
-    pick_device,
-)
+from server.engine.device import pick_device
+from server.engine.loading import LoadedModel, load_engine
 from server.engine.memory import GIB, free_bytes
+from server.engine.model_files import Progress, model_folder
+from server.engine.options import EngineOptions
 from server.engine.probe import check_variant
 from server.engine.tokenizer import TemplateError
 from server.errors import InvalidRequestError, ServiceError

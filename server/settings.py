@@ -4,41 +4,28 @@ The command line wins over `MERGESERVE_*`, which wins over the file of `--config
 one field here; the command line is generated from these fields.
 """
 
-import difflib
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import yaml
 from platformdirs import user_data_path
-from pydantic import (
-    BeforeValidator,
-    DirectoryPath,
-    Field,
-    FilePath,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, FilePath, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
-from server.api.keys import ApiKey, parse_key, read_key_file
-from server.presets.names import BASE, NAME_PATTERN
+from server.api.keys import read_key_file
+from server.presets.names import BASE
 from server.presets.policy import InlineRecipes, OverrideLevel, Policy
+from server.setting_values import Folders, Keys, Sources, YesNo, items
 
 ENV_PREFIX = "MERGESERVE_"
-OTHER_VARIABLES = frozenset({"MERGESERVE_URL", "MERGESERVE_CACHE_DIR"})
-"""Variables with our prefix that `mergeserve presets` and the demo read."""
-
 SECRET_FIELDS = frozenset({"api_key", "admin_key"})
 
 
@@ -48,59 +35,6 @@ class SettingsError(Exception):
     def __init__(self, *reasons: str) -> None:
         self.reasons = reasons
         super().__init__("; ".join(reasons))
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSpec:
-    """A source to register at start-up: a folder, or a hub id where no such folder exists."""
-
-    name: str
-    location: str
-
-
-def parse_source(text: str) -> SourceSpec:
-    """Read `NAME=DIR_OR_HUB_ID`."""
-    name, equals, location = text.partition("=")
-    if not equals or not location:
-        raise ValueError(f"{text!r} is not NAME=DIR_OR_HUB_ID")
-    if re.fullmatch(NAME_PATTERN, name) is None or name == BASE:
-        raise ValueError(
-            f"{name!r} is not a source name: use 1 to 64 letters, digits, dots, underscores and "
-            f"hyphens, the first one a letter or a digit, and not {BASE!r}"
-        )
-    return SourceSpec(name, location)
-
-
-def _items(value: object) -> object:
-    """What the command line, the environment (commas) and YAML (list or map) give, as one list."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    if isinstance(value, Mapping):
-        return [f"{name}={location}" for name, location in value.items()]
-    return value
-
-
-def _each(parse: Callable[[str], object]) -> BeforeValidator:
-    """Split a value into items and parse those that are text."""
-
-    def convert(value: object) -> object:
-        items = _items(value)
-        if not isinstance(items, list | tuple):
-            return items
-        return tuple(parse(item) if isinstance(item, str) else item for item in items)
-
-    return BeforeValidator(convert)
-
-
-def _yes_or_no(value: object) -> object:
-    """YAML reads `yes` as true."""
-    return ("no", "yes")[value] if isinstance(value, bool) else value
-
-
-Keys = Annotated[tuple[ApiKey, ...], NoDecode, _each(parse_key)]
-Sources = Annotated[tuple[SourceSpec, ...], NoDecode, _each(parse_source)]
-Folders = Annotated[tuple[DirectoryPath, ...], NoDecode, _each(Path)]
-YesNo = Annotated[Literal["yes", "no"], BeforeValidator(_yes_or_no)]
 
 
 class Settings(BaseSettings):
@@ -235,7 +169,7 @@ class Settings(BaseSettings):
     def _add_keys_of_files(cls, data: dict[str, object]) -> dict[str, object]:
         for name in SECRET_FIELDS:
             if path := data.get(f"{name}_file"):
-                given = _items(data.get(name) or ())
+                given = items(data.get(name) or ())
                 assert isinstance(given, list | tuple)
                 data[name] = [*given, *read_key_file(Path(str(path)))]
         return data
@@ -297,43 +231,3 @@ def _read_config(path: Path) -> dict[str, object]:
     if content is not None and not isinstance(content, dict):
         raise SettingsError(f"--config {path}: expected a map of options, like `port: 8000`")
     return {str(key).replace("-", "_"): value for key, value in (content or {}).items()}
-
-
-def load_settings(given: Mapping[str, object]) -> Settings:
-    """The settings of this process, with `given` from the command line.
-
-    Raises SettingsError with every reason.
-    """
-    _refuse_unknown_variables()
-    try:
-        return Settings(**dict(given))  # type: ignore[arg-type]
-    except ValidationError as error:
-        raise SettingsError(*_reasons(error)) from None
-
-
-def _refuse_unknown_variables() -> None:
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
-    unknown = [name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known]
-    if unknown:
-        raise SettingsError(*(_unknown(name, known) for name in sorted(unknown)))
-
-
-def _unknown(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"unknown setting {name}" + (f": did you mean {close[0]}?" if close else "")
-
-
-def _reasons(error: ValidationError) -> list[str]:
-    reasons = []
-    for detail in error.errors(include_url=False):
-        name = str(detail["loc"][0]) if detail["loc"] else ""
-        message = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "extra_forbidden":
-            reasons.append(_unknown(name, set(Settings.model_fields)))
-        elif not name:
-            reasons.append(message)
-        elif name in SECRET_FIELDS:
-            reasons.append(f"--{name.replace('_', '-')}: {message}")
-        else:
-            reasons.append(f"--{name.replace('_', '-')}: {message} (got {detail['input']!r})")
-    return reasons

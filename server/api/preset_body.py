@@ -53,4 +53,4 @@ def _native(
             f"{', '.join(both)}: the mergekit configuration says this already; leave it out",
             param=both[0],
         )
-    return {**others, **catalog.from_mergekit(config)}
+    return {**others, **catalog.mergekit.read(config)}

@@ -60,7 +60,7 @@ def get_preset(
     """A preset, or one of its kept revisions; its recipe as mergekit's, in JSON or YAML."""
     record = service.catalog.preset(name, revision)
     if format == "mergekit":
-        return _mergekit(request, service.catalog.to_mergekit(record), record.revision)
+        return _mergekit(request, service.catalog.mergekit.write(record), record.revision)
     if is_known(request, record.revision):
         return Response(status_code=304, headers={"ETag": etag(record.revision)})
     return _document(record)

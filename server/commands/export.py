@@ -28,14 +28,15 @@ from server.commands.logs import configure_logging
 from server.commands.merge import write_merge
 from server.commands.progress import ProgressReporter
 from server.engine.errors import EngineError
-from server.engine.loading import Progress, model_folder
+from server.engine.model_files import Progress, model_folder
 from server.errors import ServiceError
 from server.offline.card import card_of
 from server.offline.found_preset import find_in_settings
 from server.offline.opening import OpenMerge, open_base, open_merge
 from server.offline.remote_preset import find_on_server
 from server.offline.scoring import compare_adapter, compare_checkpoint, score_live
-from server.settings import Settings, SettingsError, load_settings
+from server.settings import Settings, SettingsError
+from server.settings_loading import load_settings
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from server.commands.logs import configure_logging
 from server.commands.progress import ProgressReporter
 from server.commands.table import table
 from server.engine.errors import EngineError
-from server.engine.loading import describe_base, model_folder
+from server.engine.loading import describe_base
+from server.engine.model_files import model_folder
 from server.inspection import inspect_folder, records_base
 from server.offline.heat_map import number, page
 from server.offline.opening import OpenMerge, open_recipe

@@ -14,7 +14,7 @@ from server.commands.interruption import stopping_cleanly
 from server.commands.logs import configure_logging
 from server.commands.progress import ProgressReporter
 from server.engine.errors import EngineError
-from server.engine.loading import Progress
+from server.engine.model_files import Progress
 from server.offline.card import card_of
 from server.offline.opening import OpenMerge, open_recipe
 from server.offline.recipe_file import read_recipe_file

@@ -17,7 +17,8 @@ from server.app import create_app, load_service
 from server.commands.arguments import given_settings
 from server.commands.logs import configure_logging
 from server.commands.progress import ProgressReporter
-from server.settings import Settings, SettingsError, load_settings
+from server.settings import Settings, SettingsError
+from server.settings_loading import load_settings
 
 logger = logging.getLogger(__name__)
 

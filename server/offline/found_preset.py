@@ -8,7 +8,7 @@ from merging.base import Base
 from merging.errors import PlanError
 from server.app import read_presets
 from server.demo import demo_presets, demo_sources, ensure_demo_model
-from server.engine.loading import Progress, model_folder, model_id
+from server.engine.model_files import Progress, model_folder, model_id
 from server.presets.contents import Contents
 from server.presets.document import PresetDocument
 from server.presets.store import PresetStore

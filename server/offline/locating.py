@@ -7,7 +7,7 @@ from pathlib import Path
 
 from merging.errors import PlanError
 from server.engine.errors import EngineError
-from server.engine.loading import Progress, model_folder
+from server.engine.model_files import Progress, model_folder
 from server.offline.recipe_file import RecipeFile
 from server.presets.contents import is_adapter
 from server.presets.names import BASE, NAME_PATTERN

@@ -17,7 +17,8 @@ from merging.mergekit import from_mergekit
 from merging.models import Models
 from merging.plan import Plan, plan
 from merging.recipe import Recipe
-from server.engine.loading import Progress, describe_base, model_id
+from server.engine.loading import describe_base
+from server.engine.model_files import Progress, model_id
 from server.offline.locating import Located, locate
 from server.offline.recipe_file import RecipeFile
 from server.presets.contents import Content, Contents

@@ -13,7 +13,8 @@ from merging.errors import OutputError
 from merging.plan import Plan
 from merging.trim_cache import TrimCache
 from server.engine.engine import Engine
-from server.engine.loading import EngineOptions, load_engine
+from server.engine.loading import load_engine
+from server.engine.options import EngineOptions
 from server.engine.request import Member, Request, SamplingParams, TokenLogprobs
 from server.engine.variant import Variant
 from server.presets.workshop import Workshop

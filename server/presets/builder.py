@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from merging.plan import Plan
 from server.errors import ServiceError, UnprocessableError
 from server.presets.published import Published
-from server.presets.record import StoredRevision
+from server.presets.record import PresetRecord, StoredRevision
 from server.presets.revising import failed, ready
 from server.presets.snapshot import Preset
 from server.presets.store import PresetStore
@@ -30,7 +30,7 @@ class Builder:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preset-builder")
 
     def submit(self, stored: StoredRevision, plan: Plan) -> None:
-        """Publish a revision soon. It is on disk already: a restart finishes what is cut off."""
+        """Publish a revision soon. It is on disk as building: a restart submits it again."""
         self._executor.submit(_logged, lambda: self.finish(stored, plan))
 
     def finish(self, stored: StoredRevision, plan: Plan) -> None:
@@ -54,6 +54,18 @@ class Builder:
             logger.exception("%s cannot be built", stored.record.label)
             self._fail(stored, [INTERNAL_ERROR])
 
+    def build_pinned(self) -> None:
+        """Build the pinned presets; what cannot be built is said in the log, and stays cold."""
+        for preset in self._published.snapshot.presets.values():
+            serving = preset.serving
+            if serving is not None and serving.stored.record.document.pinned:
+                try:
+                    self._variants.build(serving.plan)
+                except ServiceError as error:
+                    logger.error("%s is pinned and %s", serving.stored.record.label, error.message)
+                except Exception:
+                    logger.exception("%s is pinned and was not built", serving.stored.record.label)
+
     def close(self) -> None:
         """Finish what was submitted, and stop."""
         self._executor.shutdown(wait=True)
@@ -76,9 +88,10 @@ class Builder:
             if preset is None:
                 return
             finished = ready(stored, plan)
+            self._published.check_pinned([finished])
+            self._mark(finished.record)
             is_newest = preset.record.revision == stored.record.revision
             after = finished if is_newest else Preset(preset.head, finished.serving)
-            self._published.check_pinned([after])
             self._published.publish([after])
 
     def _fail(self, stored: StoredRevision, reasons: Sequence[str]) -> None:
@@ -87,13 +100,17 @@ class Builder:
             if preset is None:
                 return
             after = failed(stored, reasons, preset.serving)
-            try:
-                with self._store.writing() as writer:
-                    writer.mark_revision(after.record)
-            except Exception:  # who asks must not be told that it is building for ever
-                logger.exception("%s could not be marked as failed", stored.record.label)
+            self._mark(after.record)
             if preset.record.revision == stored.record.revision:
                 self._published.publish([after])
+
+    def _mark(self, record: PresetRecord) -> None:
+        """Store how a build ended. If that cannot be, the next start builds it once more."""
+        try:
+            with self._store.writing() as writer:
+                writer.mark_revision(record)
+        except Exception:  # who asks must not be told that it is building for ever
+            logger.exception("%s could not be marked as %s", record.label, record.state)
 
 
 def _logged(work: Callable[[], None]) -> None:

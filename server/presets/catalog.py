@@ -4,10 +4,8 @@ Reads work on an immutable snapshot and take no lock. Edits are serialised: vali
 publish. What is published was committed, and what was acknowledged is on disk.
 """
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -16,53 +14,36 @@ from merging.adapter import BaseTensor
 from merging.base import Base
 from merging.checkpoint import Progress
 from merging.checkpoint_weights import CheckpointWeights
-from merging.errors import MergingError
-from merging.mergekit import from_mergekit, to_mergekit
-from merging.plan import Plan
-from server.errors import (
-    InvalidRequestError,
-    ServiceError,
-    UnavailableError,
-    UnprocessableError,
-)
+from server.errors import UnavailableError
 from server.presets.builder import Builder
 from server.presets.caller import Caller
+from server.presets.changes import creation, merge_patching, replacement, return_to
 from server.presets.contents import Contents
-from server.presets.document import PresetDocument, check_same_name
-from server.presets.editing import cleaned, patched
-from server.presets.explain import explain, explain_failed
+from server.presets.document import PresetDocument
 from server.presets.interference import Interference
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.loading import load
+from server.presets.mergekit_form import MergekitForm
 from server.presets.models import ModelList
 from server.presets.names import check_name
 from server.presets.observer import CatalogObserver, NullObserver
 from server.presets.origins import Origins
-from server.presets.planner import Planner, parse_recipe
+from server.presets.planner import Planner
 from server.presets.policy import Policy
-from server.presets.preset_editor import PresetEditor, absent, check_contents, existing
+from server.presets.preset_editor import PresetEditor
 from server.presets.published import Published
+from server.presets.reader import Reader
 from server.presets.record import Edit, EditResult, ModelCard, PresetRecord, SourceCard, now
 from server.presets.resolver import Resolver
 from server.presets.seeding import seed
 from server.presets.served import Overrides, Served
-from server.presets.snapshot import Preset, Snapshot
-from server.presets.source_editor import SourceEditor, existing_source
+from server.presets.snapshot import Snapshot
+from server.presets.source_editor import SourceEditor
 from server.presets.sources import SourceRegistry
 from server.presets.store import PresetStore
 from server.presets.variants import Variants
 
-logger = logging.getLogger(__name__)
-
-__all__ = [
-    "Catalog",
-    "CatalogObserver",
-    "Edit",
-    "EditResult",
-    "ModelCard",
-    "PresetRecord",
-    "SourceCard",
-]
+__all__ = ["Catalog", "Edit"]
 
 
 class Catalog:
@@ -93,7 +74,6 @@ class Catalog:
         self._store, self._revisions_kept = store, revisions_kept
         self._variants = variants or Variants()
         self._planner = Planner(base, resident)
-        self._interference = Interference(resident)
         self._registry = SourceRegistry(
             base,
             source_dirs,
@@ -109,26 +89,13 @@ class Catalog:
         self._kept = KeptRevisions(
             store, self._registry, self._planner, revisions_kept=revisions_kept
         )
+        self._reader = Reader(self._published, self._kept, self._variants, Interference(resident))
         self._caller = Caller(Resolver(self._planner, self._kept, policy), self._variants, patience)
         self._models = ModelList(base, self._kept, policy, created=int(now().timestamp()))
-        self._presets = PresetEditor(
-            store,
-            self._planner,
-            self._published,
-            self._variants,
-            observer,
-            self._builder,
-            revisions_kept=revisions_kept,
-        )
-        self._sources = SourceEditor(
-            store,
-            self._registry,
-            self._planner,
-            self._published,
-            self._variants,
-            observer,
-            revisions_kept=revisions_kept,
-        )
+        shared = (self._planner, self._published, self._variants, observer)
+        self._presets = PresetEditor(store, *shared, self._builder, revisions_kept=revisions_kept)
+        self._sources = SourceEditor(store, self._registry, *shared, revisions_kept=revisions_kept)
+        self.mergekit = MergekitForm(self._origins, self._published)
 
     @property
     def _snapshot(self) -> Snapshot:
@@ -137,7 +104,9 @@ class Catalog:
     # Start and stop
 
     def load(self) -> None:
-        """Read the store and the sources in it, and plan every preset on this base."""
+        """Read the store and the sources in it, plan every preset on this base, and go on with
+        builds that the last stop cut off.
+        """
         with self._published.lock:
             snapshot = load(
                 self._store,
@@ -147,6 +116,9 @@ class Catalog:
                 revisions_kept=self._revisions_kept,
             )
             self._published.publish(snapshot.presets.values(), sources=snapshot.sources)
+        for preset in snapshot.presets.values():
+            if preset.record.state == "building":
+                self._builder.submit(preset.head, self._kept.plan(preset.head))
 
     def close(self) -> None:
         """Publish the blends that are waiting, give up what is being built: the next start builds
@@ -157,15 +129,7 @@ class Catalog:
 
     def build_pinned(self) -> None:
         """Build the pinned presets; what cannot be built is said in the log, and stays cold."""
-        for preset in self._snapshot.presets.values():
-            serving = preset.serving
-            if serving is not None and serving.stored.record.document.pinned:
-                try:
-                    self._variants.build(serving.plan)
-                except ServiceError as error:
-                    logger.error("%s is pinned and %s", serving.stored.record.label, error.message)
-                except Exception:
-                    logger.exception("%s is pinned and was not built", serving.stored.record.label)
+        self._builder.build_pinned()
 
     def add_source(
         self, name: str, path: Path, location: str = "", progress: Progress | None = None
@@ -226,17 +190,15 @@ class Catalog:
 
     def presets(self) -> list[PresetRecord]:
         """The newest revision of every preset, by name."""
-        return [self._shown(preset.record) for _, preset in sorted(self._snapshot.presets.items())]
+        return self._reader.presets()
 
     def preset(self, name: str, revision: int | None = None) -> PresetRecord:
         """The newest revision of a preset, or a kept one."""
-        preset = self._existing(name)
-        head = preset.head if revision is None else self._kept.find(preset, revision)
-        return self._shown(head.record)
+        return self._reader.preset(name, revision)
 
     def revisions(self, name: str) -> list[PresetRecord]:
         """The kept revisions of a preset, newest first."""
-        return [self._shown(record) for record in self._kept.all(self._existing(name))]
+        return self._reader.revisions(name)
 
     def explain(
         self, name: str, revision: int | None = None, *, interference: bool = False
@@ -245,20 +207,12 @@ class Catalog:
 
         With `interference` also how its sources agree, which takes a pass over all tensors.
         """
-        preset = self._existing(name)
-        stored = preset.head if revision is None else self._kept.find(preset, revision)
-        if stored.record.state == "failed":
-            return explain_failed(stored.record)
-        plan = self._kept.plan(stored)
-        explained = self._explained(stored.record, plan)
-        if interference:
-            explained["interference"] = self._interference.report(plan)
-        return explained
+        return self._reader.explain(name, revision, interference=interference)
 
     def validate(self, document: PresetDocument) -> tuple[PresetRecord, dict[str, JsonValue]]:
         """A dry run: the record that a document would become, and what explain would say."""
         record, plan = self._presets.dry_run(document)
-        return record, self._explained(record, plan)
+        return record, self._reader.explain_plan(record, plan)
 
     def create(self, document: PresetDocument, *, edit: Edit) -> PresetRecord:
         """Create a preset; ConflictError if its name is taken."""
@@ -266,67 +220,30 @@ class Catalog:
 
     def replace(self, name: str, document: PresetDocument, *, edit: Edit) -> EditResult:
         """Create a preset, or replace its document."""
-        check_same_name(name, document.name)
-        return self._presets.edit("replace", name, cleaned(edit), lambda _: document)
+        return self._presets.edit("replace", name, edit, replacement(name, document))
 
     def patch(self, name: str, patch: object, *, edit: Edit) -> EditResult:
         """Apply an RFC 7396 merge patch to a preset's document."""
-
-        def change(current: Preset | None) -> PresetDocument:
-            return patched(existing(current, name).record, patch)
-
-        return self._presets.edit("patch", name, cleaned(edit), change)
+        return self._presets.edit("patch", name, edit, merge_patching(name, patch))
 
     def rollback(self, name: str, revision: int, *, edit: Edit) -> EditResult:
         """Make a new revision with the document of a kept one."""
-
-        def change(current: Preset | None) -> PresetDocument:
-            preset = existing(current, name)
-            kept = self._kept.find(preset, revision)
-            check_contents(kept, preset)
-            return kept.record.document
-
-        return self._presets.edit("rollback", name, cleaned(edit), change)
+        change = return_to(name, lambda preset: self._kept.find(preset, revision))
+        return self._presets.edit("rollback", name, edit, change)
 
     def delete(self, name: str, *, edit: Edit) -> None:
         """Delete a preset and its revisions."""
         self._presets.delete(name, edit)
 
-    # Mergekit
-
-    def from_mergekit(self, config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """A mergekit configuration as fields of a document; InvalidRequestError with every reason.
-
-        A model in it is a source's name, or a path or hub id that a source was registered from.
-        """
-        sources = self._snapshot.sources
-        try:
-            return from_mergekit(dict(config), lambda model: self._origins.name_of(model, sources))
-        except MergingError as error:
-            raise InvalidRequestError(f"mergekit: {error}", param="mergekit") from error
-
-    def to_mergekit(self, record: PresetRecord) -> dict[str, JsonValue]:
-        """A preset's recipe as mergekit's; UnprocessableError for what mergekit has no form for."""
-        sources = self._snapshot.sources
-        recipe = parse_recipe(record.document)
-        try:
-            return to_mergekit(recipe, lambda name: self._origins.location_of(name, sources))
-        except MergingError as error:
-            raise UnprocessableError(
-                f"{record.label} has no form in mergekit: {error}", code="no_mergekit_form"
-            ) from error
-
     # Sources
 
     def sources(self) -> list[SourceCard]:
         """Every source, by name."""
-        snapshot = self._snapshot
-        return [snapshot.source_card(name) for name in sorted(snapshot.sources)]
+        return self._reader.sources()
 
     def source(self, name: str) -> SourceCard:
         """One source."""
-        snapshot = self._snapshot
-        return snapshot.source_card(existing_source(snapshot, name).name)
+        return self._reader.source(name)
 
     def register_source(self, name: str, path: str) -> SourceCard:
         """Register a source that a client names, from inside a source folder."""
@@ -339,7 +256,7 @@ class Catalog:
     ) -> tuple[SourceCard, list[PresetRecord]]:
         """Give a source new content; returns the new revisions of the presets that use it."""
         folder = self._registry.folders.allowed_path(path)
-        presets = self._sources.replace(name, folder, cleaned(edit))
+        presets = self._sources.replace(name, folder, edit)
         return self.source(name), [preset.record for preset in presets]
 
     def delete_source(self, name: str) -> None:
@@ -347,22 +264,4 @@ class Catalog:
         self._sources.delete(name)
 
     def _create(self, document: PresetDocument, edit: Edit) -> PresetRecord:
-        def change(current: Preset | None) -> PresetDocument:
-            absent(current, document.name)
-            return document
-
-        return self._presets.edit("create", document.name, cleaned(edit), change).record
-
-    def _explained(self, record: PresetRecord, plan: Plan) -> dict[str, JsonValue]:
-        built = self._variants.built(plan.digest)
-        return explain(self._shown(record), plan, self._snapshot.sources, built)
-
-    def _shown(self, record: PresetRecord) -> PresetRecord:
-        """The record with where its variant stands: it may be cold."""
-        if record.path != "variant" or record.state != "ready":
-            return record
-        state, reasons = self._variants.state(record.digest)
-        return replace(record, state=state, reasons=reasons)
-
-    def _existing(self, name: str) -> Preset:
-        return existing(self._snapshot.presets.get(name), name)
+        return self._presets.edit("create", document.name, edit, creation(document)).record

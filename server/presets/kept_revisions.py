@@ -84,8 +84,13 @@ class KeptRevisions:
         )
 
     def _as_of(self, stored: StoredRevision, preset: Preset) -> StoredRevision:
-        """What an older revision is today, on this base and with the contents that are there."""
+        """What an older revision is today, on this base and with the contents that are there.
+
+        One that was overtaken while it was building is built when it is called, like any other.
+        """
         record = replace(stored.record, updated_at=preset.record.updated_at)
+        if record.state == "building":
+            record = replace(record, state="ready")
         reasons = [
             f"sources.{name}: {self._registry.contents.gone(digest)}"
             for name, digest in sorted(stored.sources.items())

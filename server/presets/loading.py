@@ -1,9 +1,10 @@
 """Start-up: what the database remembers, on the base and the folders as they are now."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from merging.base import Base
 from merging.errors import SourceError
@@ -13,7 +14,7 @@ from server.presets.kept_revisions import KeptRevisions
 from server.presets.names import is_base
 from server.presets.planner import Planner
 from server.presets.record import Edit, StoredRevision, now
-from server.presets.revising import failed, is_revised, refreshed
+from server.presets.revising import building, failed, is_revised, refreshed
 from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source, SourceRegistry
 from server.presets.store import PresetStore, StoredSource
@@ -32,24 +33,22 @@ def load(
     """Read sources, plan every preset, and store what changed since the last time.
 
     Nothing is dropped: what cannot be used is kept as failed, with the reason. Nothing is built:
-    variants are cold.
+    variants are cold, and a revision that was still building does not serve yet.
     """
     at, stored_sources, heads = now(), store.sources(), store.heads()
     sources = {source.name: _read(source, registry, planner, at) for source in stored_sources}
-    presets = []
-    for head in heads:
-        if head.record.state == "failed" and not _changed_sources(head, sources):
-            preset = failed(head, head.record.reasons, _older(head, store, kept))
-        else:
-            edit = Edit(message=_message(head, sources))
-            preset = refreshed(head, sources, planner, edit, at)
-        presets.append(_reserved(preset, planner.base))
+    older = partial(_older, store=store, kept=kept)
+    presets = [
+        _reserved(_planned(head, sources, planner, older, at), planner.base) for head in heads
+    ]
     with store.writing() as writer:
         for name, source in _changed(stored_sources, sources).items():
             writer.put_source(name, source.path, source.digest, at=at)
         for head, preset in zip(heads, presets, strict=True):
             if is_revised(head, preset):
                 writer.add_revision(preset.head, kept=revisions_kept)
+            elif (head.record.state, preset.record.state) == ("building", "ready"):
+                writer.mark_revision(preset.record)
     registry.contents.prune(store.used_contents())
     for head, preset in zip(heads, presets, strict=True):
         _log_preset(head, preset)
@@ -80,6 +79,28 @@ def _read(stored: StoredSource, registry: SourceRegistry, planner: Planner, at: 
     return replace(source, content=content, plan=plan, warnings=warnings)
 
 
+def _planned(
+    head: StoredRevision,
+    sources: Mapping[str, Source],
+    planner: Planner,
+    older: Callable[[StoredRevision], Serving | None],
+    at: datetime,
+) -> Preset:
+    """The preset with this head on what there is now. What was not built, and has to be, does not
+    take the place of an older revision that was.
+    """
+    was_building = head.record.state == "building"
+    if head.record.state == "failed" and not _changed_sources(head, sources):
+        return failed(head, head.record.reasons, older(head))
+    edit = Edit(message=_message(head, sources), wait=not was_building)
+    preset = refreshed(head, sources, planner, edit, at)
+    if was_building and preset.serving is None:
+        return failed(preset.head, preset.record.reasons, older(head))
+    if was_building and preset.record.path == "variant":
+        return building(preset.head, older(head))
+    return preset
+
+
 def _changed(stored: Sequence[StoredSource], sources: Mapping[str, Source]) -> dict[str, Source]:
     return {
         source.name: sources[source.name]
@@ -104,7 +125,7 @@ def _changed_sources(head: StoredRevision, sources: Mapping[str, Source]) -> lis
 
 
 def _older(head: StoredRevision, store: PresetStore, kept: KeptRevisions) -> Serving | None:
-    """What serves in place of a revision that could not be built: the newest one that could."""
+    """What serves in place of a revision that is not built: the newest one that was."""
     for stored in store.revisions(head.record.name):
         if stored.record.revision < head.record.revision and stored.record.state == "ready":
             try:

@@ -1,18 +1,19 @@
 """Edits of presets: validate, plan, build, then commit and publish, one at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from merging.plan import Plan
-from server.errors import ConflictError, NotFoundError, ServiceError
+from server.errors import ServiceError
 from server.presets.builder import Builder
+from server.presets.changes import Change, existing, is_current
 from server.presets.document import PresetDocument
-from server.presets.editing import Observation, check_conditions
+from server.presets.editing import Observation, check_conditions, cleaned
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
 from server.presets.record import Edit, EditResult, PresetRecord, StoredRevision, now
-from server.presets.revising import new_revision, ready
+from server.presets.revising import building, new_revision, ready
 from server.presets.snapshot import Preset, Snapshot
 from server.presets.store import PresetStore
 from server.presets.turns import Turns
@@ -21,9 +22,6 @@ from server.presets.workshop import BuildError
 
 NUM_ATTEMPTS = 4
 """An edit that others keep overtaking makes them wait after so many attempts."""
-
-Change = Callable[[Preset | None], PresetDocument]
-"""Makes the document that an edit asks for out of the preset as it is."""
 
 
 class PresetEditor:
@@ -57,6 +55,7 @@ class PresetEditor:
 
     def edit(self, operation: str, name: str, edit: Edit, change: Change) -> EditResult:
         """Give a preset the document that `change` makes, as a new revision if that differs."""
+        edit = cleaned(edit)
         with self._observed(operation, name) as observation, ExitStack() as stack:
             if edit.wait:
                 stack.enter_context(self._turns.of(name))
@@ -178,7 +177,7 @@ class PresetEditor:
         if edit.wait:
             self._published.publish([ready(stored, plan)])
         else:
-            self._published.publish([Preset(stored, current.serving if current else None)])
+            self._published.publish([building(stored, current.serving if current else None)])
             self._builder.submit(stored, plan)
 
     @contextmanager
@@ -199,46 +198,6 @@ class PresetEditor:
             self._observer.preset_edited(
                 name if known else "", operation, observation.outcome, observation.phases.seconds
             )
-
-
-def existing(preset: Preset | None, name: str) -> Preset:
-    """The preset; NotFoundError if there is none."""
-    if preset is None:
-        raise NotFoundError(
-            f"there is no preset {name!r}; GET /v1/presets lists those that exist", param="name"
-        )
-    return preset
-
-
-def absent(preset: Preset | None, name: str) -> None:
-    """ConflictError if the preset exists."""
-    if preset is not None:
-        raise ConflictError(
-            f"preset {name!r} exists already, at revision {preset.record.revision}: PUT or PATCH "
-            "edits it",
-            param="name",
-        )
-
-
-def check_contents(kept: StoredRevision, preset: Preset) -> None:
-    """ConflictError if a rollback would keep the document, and not bring the old weights back."""
-    if not is_current(kept.record.document, preset):
-        return
-    present = preset.head.sources
-    changed = [name for name, digest in sorted(kept.sources.items()) if present.get(name) != digest]
-    if changed:
-        raise ConflictError(
-            f"{preset.record.label} has the document of {kept.record.label} already, and source "
-            f"{', '.join(changed)} has other content than in {kept.record.label}: PUT that "
-            "content back first",
-            param="revision",
-        )
-
-
-def is_current(document: PresetDocument, preset: Preset) -> bool:
-    """Whether a preset already is what a document asks for."""
-    current = preset.record
-    return current.state != "failed" and document.content() == current.document.content()
 
 
 def _serving_plan(preset: Preset | None) -> Plan | None:

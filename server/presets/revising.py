@@ -43,6 +43,12 @@ def ready(stored: StoredRevision, plan: Plan) -> Preset:
     return Preset(stored, Serving(stored, plan))
 
 
+def building(stored: StoredRevision, serving: Serving | None) -> Preset:
+    """A preset whose newest revision is yet to be built; an older one may serve meanwhile."""
+    record = replace(stored.record, state="building")
+    return Preset(replace(stored, record=record), serving)
+
+
 def failed(
     stored: StoredRevision, reasons: Sequence[str], serving: Serving | None = None
 ) -> Preset:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from merging.plan import Plan
+from server.errors import NotFoundError
 from server.presets.planner import used_sources
 from server.presets.record import PresetRecord, SourceCard, StoredRevision
 from server.presets.sources import Source, kind_of, present_reasons, recorded_base
@@ -72,3 +73,13 @@ class Snapshot:
             created_at=source.created_at,
             updated_at=source.updated_at,
         )
+
+
+def existing_source(snapshot: Snapshot, name: str) -> Source:
+    """The source of that name, or NotFoundError."""
+    source = snapshot.sources.get(name)
+    if source is None:
+        raise NotFoundError(
+            f"there is no source {name!r}; GET /v1/sources lists those that exist", param="name"
+        )
+    return source

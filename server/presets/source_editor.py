@@ -9,16 +9,17 @@ from pathlib import Path
 
 from merging.checkpoint import Progress
 from merging.errors import SourceError
-from server.errors import ConflictError, NotFoundError, UnprocessableError
+from server.errors import ConflictError, UnprocessableError
 from server.presets.contents import Content, is_unchanged
 from server.presets.database import StoreError
-from server.presets.editing import Phases
+from server.presets.editing import Phases, cleaned
+from server.presets.followers import Follower, Followers, are_all, refuse
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
 from server.presets.record import Edit, now
-from server.presets.revising import failed, is_revised, refreshed
-from server.presets.snapshot import Preset, Serving, Snapshot
+from server.presets.revising import is_revised
+from server.presets.snapshot import Preset, Snapshot, existing_source
 from server.presets.sources import Source, SourceRegistry, recorded_base
 from server.presets.store import PresetStore
 from server.presets.variants import Variants
@@ -54,7 +55,7 @@ class SourceEditor:
         self._registry = registry
         self._planner = planner
         self._published = published
-        self._variants = variants
+        self._followers = Followers(planner, variants)
         self._revisions_kept = revisions_kept
 
     def register(self, name: str, path: Path, progress: Progress | None = None) -> None:
@@ -73,6 +74,7 @@ class SourceEditor:
         self, name: str, path: Path, edit: Edit, progress: Progress | None = None
     ) -> list[Preset]:
         """Give a source's name another folder; returns the presets that got a new revision."""
+        edit = cleaned(edit)
         existing_source(self._published.snapshot, name)
         content, warnings = self._read(name, path, progress)
         revised = None
@@ -106,15 +108,15 @@ class SourceEditor:
         phases = Phases()
         with ExitStack() as stack:
             with phases.timed("plan"):
-                followers = self._follow(snapshot, source, _revision_edit(source, edit))
-            followers = self._build(source, followers, phases, stack)
+                followers = self._followers.plan(snapshot, source, edit)
+            followers = self._followers.build(source, followers, phases, stack)
             stack.enter_context(self._published.lock)
             if self._has_moved(snapshot, source, followers):
                 return None
             try:
                 self._published.check_pinned([after for _, after in followers])
             except BuildError as error:
-                _refuse(source, error.reasons)
+                refuse(source, error.reasons)
             with phases.timed("commit"):
                 self._store_source(source, followers, source.updated_at)
             with phases.timed("publish"):
@@ -125,15 +127,12 @@ class SourceEditor:
             self._observer.preset_edited(preset.record.name, "source", "changed", phases.seconds)
         return revised
 
-    def _has_moved(
-        self, snapshot: Snapshot, source: Source, followers: Sequence[tuple[Preset, Preset]]
-    ) -> bool:
+    def _has_moved(self, snapshot: Snapshot, source: Source, followers: Sequence[Follower]) -> bool:
         """Whether a source, or a preset that uses this one, is not what it was. With the lock."""
         present = self._published.snapshot
         existing_source(present, source.name)
-        befores = [before for before, _ in followers]
-        return present.sources is not snapshot.sources or not _are_same(
-            present.presets_using(source.name), befores
+        return present.sources is not snapshot.sources or not are_all(
+            present.presets_using(source.name), followers
         )
 
     def delete(self, name: str) -> None:
@@ -163,59 +162,7 @@ class SourceEditor:
                 f"source {name!r} cannot be used: {error}", param="path", code="source_refused"
             ) from error
 
-    def _follow(
-        self, snapshot: Snapshot, source: Source, edit: Edit
-    ) -> list[tuple[Preset, Preset]]:
-        """Every preset that uses the source before and after; refused if that breaks one."""
-        sources = {**snapshot.sources, source.name: source}
-        followers, reasons = [], []
-        for before in snapshot.presets_using(source.name):
-            after = refreshed(before.head, sources, self._planner, edit, source.updated_at)
-            if after.record.state == "failed":
-                after = failed(after.head, after.record.reasons, before.serving)
-            # One that had failed before may have other reasons, and must not stand in the way.
-            if after.record.state == "failed" and before.record.state != "failed":
-                reasons.append(f"preset {before.record.name!r} {after.record.reasons[0]}")
-            followers.append((before, after))
-        _refuse(source, reasons)
-        return followers
-
-    def _build(
-        self,
-        source: Source,
-        followers: Sequence[tuple[Preset, Preset]],
-        phases: Phases,
-        stack: ExitStack,
-    ) -> list[tuple[Preset, Preset]]:
-        """Build what follows; refused if one cannot be, unless it had failed before.
-
-        Only pinned variants are kept until all are published: the others must not need room for
-        all of them at once, and may be cold then.
-        """
-        result, reasons = [], []
-        for before, after in followers:
-            if after.serving is not None and after.serving.plan.variant is not None:
-                try:
-                    with phases.timed("build"):
-                        self._build_one(before, after.serving, stack)
-                except UnprocessableError as error:
-                    if before.record.state != "failed":
-                        reasons.append(f"preset {before.record.name!r} {error.message}")
-                    after = before
-            result.append((before, after))
-        _refuse(source, reasons)
-        return result
-
-    def _build_one(self, before: Preset, serving: Serving, stack: ExitStack) -> None:
-        old = None if before.serving is None else before.serving.plan
-        if serving.stored.record.document.pinned:
-            stack.enter_context(self._variants.holding(serving.plan, old))
-        else:
-            self._variants.build(serving.plan, old)
-
-    def _store_source(
-        self, source: Source, followers: Sequence[tuple[Preset, Preset]], at: datetime
-    ) -> None:
+    def _store_source(self, source: Source, followers: Sequence[Follower], at: datetime) -> None:
         assert source.content is not None, "what is stored was read"
         self._registry.contents.keep(source.content, source.path)
         with self._store.writing() as writer:
@@ -233,19 +180,9 @@ class SourceEditor:
         except StoreError as error:  # the edit is made, and the next one tries again
             logger.warning("unused contents could not be deleted: %s", error)
 
-    def _publish(self, source: Source, followers: Sequence[tuple[Preset, Preset]]) -> None:
+    def _publish(self, source: Source, followers: Sequence[Follower]) -> None:
         sources = {**self._published.snapshot.sources, source.name: source}
         self._published.publish([after for _, after in followers], sources=sources)
-
-
-def existing_source(snapshot: Snapshot, name: str) -> Source:
-    """The source of that name, or NotFoundError."""
-    source = snapshot.sources.get(name)
-    if source is None:
-        raise NotFoundError(
-            f"there is no source {name!r}; GET /v1/sources lists those that exist", param="name"
-        )
-    return source
 
 
 def _is_current(source: Source, content: Content, path: Path) -> bool:
@@ -253,25 +190,3 @@ def _is_current(source: Source, content: Content, path: Path) -> bool:
         return False
     same_base = recorded_base(source.content) == recorded_base(content)
     return same_base and source.digest == content.digest
-
-
-def _are_same(presets: Sequence[Preset], others: Sequence[Preset]) -> bool:
-    """Whether these are the same objects."""
-    return list(map(id, presets)) == list(map(id, others))
-
-
-def _refuse(source: Source, reasons: Sequence[str]) -> None:
-    if reasons:
-        raise UnprocessableError(
-            f"the new content of source {source.name!r} breaks presets that use it, nothing "
-            f"changed: {'; '.join(reasons)}",
-            param="path",
-        )
-
-
-def _revision_edit(source: Source, edit: Edit) -> Edit:
-    """The edit of the presets that follow: at once, and saying why."""
-    message = f"source {source.name} has new content"
-    return replace(
-        edit, wait=True, message=f"{message}: {edit.message}" if edit.message else message
-    )

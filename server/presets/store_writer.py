@@ -101,7 +101,7 @@ class StoreWriter:
             "sources": dict(stored.sources),
             "digest": record.digest,
             "path": record.path,
-            "state": "ready",
+            "state": record.state,
             "reasons": [],
             "author": record.author,
             "message": record.message,

@@ -66,8 +66,8 @@ revisions = Table(
 )
 """The kept revisions. `sources` maps the names in the document to digests of their content.
 
-`state` is "failed", with its `reasons`, where a build that nobody waited for could not be done, and
-else "ready": what is building is known in memory only, and what is stored was planned.
+`state` is "building" from an edit that nobody waits for until its revision serves, "failed", with
+`reasons`, if it could not be built, and else "ready".
 """
 
 sources = Table(

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from server.presets.policy import Policy
-from server.settings import Settings, SettingsError, SourceSpec, load_settings
+from server.setting_values import SourceSpec
+from server.settings import Settings, SettingsError
+from server.settings_loading import load_settings
 
 OPEN = Policy(overrides="weights", inline_recipes="blend", serve_sources=True)
 CLOSED = Policy(overrides="none", inline_recipes="off", serve_sources=False)

@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 from merging.adapter import Adapter, read_adapter
 from merging.base import Base
 from merging.blend import Blend
+from server.engine.device import pick_device
 from server.engine.engine import Engine
 from server.engine.group import Group
-from server.engine.loading import EngineOptions, build_engine, pick_device
+from server.engine.loading import build_engine
 from server.engine.model import describe
+from server.engine.options import EngineOptions
 from server.engine.request import Member, Output, Request, SamplingParams
 from server.engine.tokenizer import Tokenizer
 from server.engine.variant import Variant, VariantFactory

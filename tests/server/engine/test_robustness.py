@@ -11,7 +11,8 @@ from merging.adapter import Adapter, LowRank
 from server.engine import engine as engine_module
 from server.engine.engine import NOT_FINITE, STEP_FAILED
 from server.engine.errors import UnsupportedModelError
-from server.engine.loading import EngineOptions, build_engine
+from server.engine.loading import build_engine
+from server.engine.options import EngineOptions
 from server.engine.slab import Slab
 from server.engine.tokenizer import Tokenizer
 from tests.adapters import blend_of

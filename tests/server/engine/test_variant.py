@@ -19,7 +19,8 @@ from server.engine.errors import VariantError
 from server.engine.group import Group
 from server.engine.kernels import PackedKernel, PlainKernel
 from server.engine.layer_stack import LayerStack
-from server.engine.loading import EngineOptions, load_engine
+from server.engine.loading import load_engine
+from server.engine.options import EngineOptions
 from server.engine.probe import check_variant
 from server.engine.request import Member, Request, SamplingParams
 from server.engine.scheduler import active_rank

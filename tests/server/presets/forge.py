@@ -126,9 +126,16 @@ class VariantWorld(World):
         """Write a checkpoint into the source folder."""
         return write_checkpoint(self.sources / name, seed, **changes)
 
-    def open(self, *args, budget: int = 1 << 20, observer=None, **options) -> Catalog:
-        """A catalog on what is there, as a restart of the server makes one."""
+    def open(
+        self, *args, budget: int = 1 << 20, observer=None, held: bool = False, **options
+    ) -> Catalog:
+        """A catalog on what is there, as a restart of the server makes one. `held`: what it builds
+        is held back.
+        """
         self.forge.gate.set()
+        self.close()
+        if held:
+            self.forge.gate.clear()
         self.cache = TrimCache(budget)
         self.variants = Variants(Workshop(self.forge, self.cache), budget, observer)
         options.setdefault("resident", self.resident)

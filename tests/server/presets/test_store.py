@@ -153,10 +153,13 @@ def test_a_transaction_is_all_or_nothing(store):
     assert store.sources() == []
 
 
-def test_building_is_not_stored(store):
-    """What is stored was planned: that it is building is known in memory only."""
+def test_building_is_stored_until_it_is_not(store):
+    """That a revision is building outlives the process, until it is marked as built."""
     with store.writing() as writer:
         writer.create_preset(revision(1, state="building"), after=0)
+    assert store.revision("tutor", 1) == revision(1, state="building")
+    with store.writing() as writer:
+        writer.mark_revision(revision(1).record)
     assert store.revision("tutor", 1) == revision(1)
 
 

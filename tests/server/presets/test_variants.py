@@ -285,17 +285,79 @@ def test_the_next_edit_mends_it(world, half_failed):
     assert world.open().preset("tutor").state == "cold"
 
 
-def test_what_was_building_is_built_after_a_restart(world, catalog):
-    """A revision that was cut off is cold after a restart, and built when it is called."""
-    catalog.create(ties(), edit=Edit())
+def cut_off(world, catalog, patch: dict, **first: object) -> None:
+    """Stop the server while tutor@2, which nobody waited for, is being built."""
+    catalog.create(ties(**first), edit=Edit())
     world.forge.gate.clear()
+    catalog.patch("tutor", patch, edit=SOON)
+    closing = in_background(world.close)
+    wait_for(world.variants._closing.is_set)
+    world.forge.gate.set()
+    closing.result(20)
+
+
+def test_what_was_building_is_built_after_a_restart(world, catalog):
+    """A revision that was cut off is built after a restart; the old one serves until then."""
+    cut_off(world, catalog, density(0.9))
+    again = world.open(held=True)
+    assert (again.preset("tutor").revision, again.preset("tutor").state) == (2, "building")
+    with pytest.raises(UnavailableError, match="tutor@2 is still building"):
+        again.resolve("tutor@2")
+    asked = again.begin("tutor")
+    world.forge.gate.set()
+    assert asked.result(20).revision == 1
+    wait_for(lambda: again.preset("tutor").state == "ready")
+    assert again.resolve("tutor").revision == 2
+    assert world.open().preset("tutor").state == "cold"  # as any that was built
+
+
+def test_what_fails_after_a_restart_leaves_the_old_one(world, catalog):
+    """A revision that was cut off and cannot be built has failed; the old one serves for good."""
+    catalog.add_source("bad", world.checkpoint("bad", 2, **NAN))
+    cut_off(world, catalog, {"sources": {"bad": {"weight": 1, "density": 1}}})
+    again = world.open()
+    wait_for(lambda: again.preset("tutor").state == "failed")
+    assert again.resolve("tutor").revision == 1
+    assert "model.norm.weight" in again.preset("tutor").reasons[0]
+    assert world.open().preset("tutor").state == "failed"
+
+
+def test_what_can_no_longer_be_planned_leaves_the_old_one(world, catalog):
+    """A revision that was cut off, and whose source is gone, does not stop the old one; it is
+    built when the source is there again.
+    """
+    catalog.add_source("other", world.checkpoint("other", 2))
+    cut_off(world, catalog, {"sources": {"other": {"weight": 1, "density": 1}}})
+    (world.sources / "other").rename(world.sources / "moved")
+    again = world.open()
+    assert again.preset("tutor").state == "failed"
+    assert again.resolve("tutor").revision == 1
+    (world.sources / "moved").rename(world.sources / "other")
+    healed = world.open()
+    wait_for(lambda: healed.preset("tutor").state == "ready")
+    assert healed.resolve("tutor").revision == 2
+
+
+def test_the_last_one_built_serves_after_a_restart(world, catalog):
+    """Of several that nobody waited for, the newest that was built serves after a restart; one
+    that was overtaken is built when it is called.
+    """
+    catalog.create(ties(), edit=Edit())
+    catalog.patch("tutor", density(0.7), edit=SOON)
+    wait_for(lambda: catalog.preset("tutor").state == "ready")
+    world.forge.gate.clear()
+    catalog.patch("tutor", density(0.8), edit=SOON)
     catalog.patch("tutor", density(0.9), edit=SOON)
     closing = in_background(world.close)
+    wait_for(world.variants._closing.is_set)
     world.forge.gate.set()
     closing.result(20)
     again = world.open()
-    assert again.preset("tutor").state == "cold"
-    assert again.resolve("tutor").revision == 2
+    wait_for(lambda: again.preset("tutor").state == "ready")
+    assert again.resolve("tutor").revision == 4
+    assert [record.revision for record in again.revisions("tutor")] == [4, 3, 2, 1]
+    assert again.preset("tutor", 3).state == "cold"
+    assert again.resolve("tutor@3").revision == 3
 
 
 def test_our_own_mistakes_in_the_background(world, catalog, caplog):

@@ -66,7 +66,7 @@ class World:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.sources = root / "sources"
-        self.sources.mkdir()
+        self.sources.mkdir(exist_ok=True)
         self.url = f"sqlite:///{root / 'catalog.db'}"
         self._catalog: Catalog | None = None
         self.store = PresetStore(self.url)

@@ -1,0 +1,98 @@
+"""Presets that use a source: what becomes of them when it has new content."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from server.errors import UnprocessableError
+from server.presets.editing import Phases
+from server.presets.planner import Planner
+from server.presets.record import Edit
+from server.presets.revising import failed, refreshed
+from server.presets.snapshot import Preset, Serving, Snapshot
+from server.presets.sources import Source
+from server.presets.variants import Variants
+
+Follower = tuple[Preset, Preset]
+"""A preset before and after."""
+
+
+class Followers:
+    """Plans and builds them, without any lock."""
+
+    def __init__(self, planner: Planner, variants: Variants) -> None:
+        self._planner = planner
+        self._variants = variants
+
+    def plan(self, snapshot: Snapshot, source: Source, edit: Edit) -> list[Follower]:
+        """Every preset that uses the source before and after; refused if that breaks one."""
+        edit = _revision_edit(source, edit)
+        sources = {**snapshot.sources, source.name: source}
+        followers: list[Follower] = []
+        reasons: list[str] = []
+        for before in snapshot.presets_using(source.name):
+            after = refreshed(before.head, sources, self._planner, edit, source.updated_at)
+            if after.record.state == "failed":
+                after = failed(after.head, after.record.reasons, before.serving)
+            # One that had failed before may have other reasons, and must not stand in the way.
+            if after.record.state == "failed" and before.record.state != "failed":
+                reasons.append(f"preset {before.record.name!r} {after.record.reasons[0]}")
+            followers.append((before, after))
+        refuse(source, reasons)
+        return followers
+
+    def build(
+        self,
+        source: Source,
+        followers: Sequence[Follower],
+        phases: Phases,
+        stack: ExitStack,
+    ) -> list[Follower]:
+        """Build what follows; refused if one cannot be, unless it had failed before.
+
+        Only pinned variants are kept until all are published: the others must not need room for
+        all of them at once, and may be cold then.
+        """
+        result, reasons = [], []
+        for before, after in followers:
+            if after.serving is not None and after.serving.plan.variant is not None:
+                try:
+                    with phases.timed("build"):
+                        self._build_one(before, after.serving, stack)
+                except UnprocessableError as error:
+                    if before.record.state != "failed":
+                        reasons.append(f"preset {before.record.name!r} {error.message}")
+                    after = before
+            result.append((before, after))
+        refuse(source, reasons)
+        return result
+
+    def _build_one(self, before: Preset, serving: Serving, stack: ExitStack) -> None:
+        old = None if before.serving is None else before.serving.plan
+        if serving.stored.record.document.pinned:
+            stack.enter_context(self._variants.holding(serving.plan, old))
+        else:
+            self._variants.build(serving.plan, old)
+
+
+def are_all(presets: Sequence[Preset], followers: Sequence[Follower]) -> bool:
+    """Whether these are the same objects as those that follow, before they do."""
+    return list(map(id, presets)) == [id(before) for before, _ in followers]
+
+
+def refuse(source: Source, reasons: Sequence[str]) -> None:
+    """UnprocessableError if there are reasons against the new content."""
+    if reasons:
+        raise UnprocessableError(
+            f"the new content of source {source.name!r} breaks presets that use it, nothing "
+            f"changed: {'; '.join(reasons)}",
+            param="path",
+        )
+
+
+def _revision_edit(source: Source, edit: Edit) -> Edit:
+    """The edit of the presets that follow: at once, and saying why."""
+    message = f"source {source.name} has new content"
+    return replace(
+        edit, wait=True, message=f"{message}: {edit.message}" if edit.message else message
+    )

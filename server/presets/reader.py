@@ -1,0 +1,88 @@
+"""Reading a catalog: presets with where their weights stand, what they resolve to, and sources."""
+
+from dataclasses import replace
+
+from pydantic import JsonValue
+
+from merging.plan import Plan
+from server.presets.changes import existing
+from server.presets.explain import explain, explain_failed
+from server.presets.interference import Interference
+from server.presets.kept_revisions import KeptRevisions
+from server.presets.published import Published
+from server.presets.record import PresetRecord, SourceCard
+from server.presets.snapshot import Preset, existing_source
+from server.presets.variants import Variants
+
+
+class Reader:
+    """Reads what is published, without a lock."""
+
+    def __init__(
+        self,
+        published: Published,
+        kept: KeptRevisions,
+        variants: Variants,
+        interference: Interference,
+    ) -> None:
+        self._published = published
+        self._kept = kept
+        self._variants = variants
+        self._interference = interference
+
+    def presets(self) -> list[PresetRecord]:
+        """The newest revision of every preset, by name."""
+        presets = self._published.snapshot.presets
+        return [self._shown(presets[name].record) for name in sorted(presets)]
+
+    def preset(self, name: str, revision: int | None) -> PresetRecord:
+        """The newest revision of a preset, or a kept one."""
+        preset = self._existing(name)
+        head = preset.head if revision is None else self._kept.find(preset, revision)
+        return self._shown(head.record)
+
+    def revisions(self, name: str) -> list[PresetRecord]:
+        """The kept revisions of a preset, newest first."""
+        return [self._shown(record) for record in self._kept.all(self._existing(name))]
+
+    def explain(
+        self, name: str, revision: int | None, *, interference: bool
+    ) -> dict[str, JsonValue]:
+        """What a revision resolves to, tensor by tensor, or why it cannot be built.
+
+        With `interference` also how its sources agree, which takes a pass over all tensors.
+        """
+        preset = self._existing(name)
+        stored = preset.head if revision is None else self._kept.find(preset, revision)
+        if stored.record.state == "failed":
+            return explain_failed(stored.record)
+        plan = self._kept.plan(stored)
+        explained = self.explain_plan(stored.record, plan)
+        if interference:
+            explained["interference"] = self._interference.report(plan)
+        return explained
+
+    def explain_plan(self, record: PresetRecord, plan: Plan) -> dict[str, JsonValue]:
+        """What a plan resolves to, stored or not."""
+        built = self._variants.built(plan.digest)
+        return explain(self._shown(record), plan, self._published.snapshot.sources, built)
+
+    def sources(self) -> list[SourceCard]:
+        """Every source, by name."""
+        snapshot = self._published.snapshot
+        return [snapshot.source_card(name) for name in sorted(snapshot.sources)]
+
+    def source(self, name: str) -> SourceCard:
+        """One source."""
+        snapshot = self._published.snapshot
+        return snapshot.source_card(existing_source(snapshot, name).name)
+
+    def _shown(self, record: PresetRecord) -> PresetRecord:
+        """The record with where its variant stands: it may be cold."""
+        if record.path != "variant" or record.state != "ready":
+            return record
+        state, reasons = self._variants.state(record.digest)
+        return replace(record, state=state, reasons=reasons)
+
+    def _existing(self, name: str) -> Preset:
+        return existing(self._published.snapshot.presets.get(name), name)

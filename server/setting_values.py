@@ -1,0 +1,66 @@
+"""What options are given as: on the command line, in the environment and in YAML."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, DirectoryPath
+from pydantic_settings import NoDecode
+
+from server.api.keys import ApiKey, parse_key
+from server.presets.names import BASE, NAME_PATTERN
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A source to register at start-up: a folder, or a hub id where no such folder exists."""
+
+    name: str
+    location: str
+
+
+def parse_source(text: str) -> SourceSpec:
+    """Read `NAME=DIR_OR_HUB_ID`."""
+    name, equals, location = text.partition("=")
+    if not equals or not location:
+        raise ValueError(f"{text!r} is not NAME=DIR_OR_HUB_ID")
+    if re.fullmatch(NAME_PATTERN, name) is None or name == BASE:
+        raise ValueError(
+            f"{name!r} is not a source name: use 1 to 64 letters, digits, dots, underscores and "
+            f"hyphens, the first one a letter or a digit, and not {BASE!r}"
+        )
+    return SourceSpec(name, location)
+
+
+def items(value: object) -> object:
+    """What the command line, the environment (commas) and YAML (list or map) give, as one list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, Mapping):
+        return [f"{name}={location}" for name, location in value.items()]
+    return value
+
+
+def _each(parse: Callable[[str], object]) -> BeforeValidator:
+    """Split a value into items and parse those that are text."""
+
+    def convert(value: object) -> object:
+        given = items(value)
+        if not isinstance(given, list | tuple):
+            return given
+        return tuple(parse(item) if isinstance(item, str) else item for item in given)
+
+    return BeforeValidator(convert)
+
+
+def _yes_or_no(value: object) -> object:
+    """YAML reads `yes` as true."""
+    return ("no", "yes")[value] if isinstance(value, bool) else value
+
+
+Keys = Annotated[tuple[ApiKey, ...], NoDecode, _each(parse_key)]
+Sources = Annotated[tuple[SourceSpec, ...], NoDecode, _each(parse_source)]
+Folders = Annotated[tuple[DirectoryPath, ...], NoDecode, _each(Path)]
+YesNo = Annotated[Literal["yes", "no"], BeforeValidator(_yes_or_no)]
