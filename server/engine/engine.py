@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
+from ensemble.errors import EnsembleError
 from server.engine.config import EngineConfig
 from server.engine.detokenizer import Decode, Detokenizer
-from server.engine.group import Group
+from server.engine.group import Group, Row
 from server.engine.request import Output, Request, TokenLogprobs
 from server.engine.runner import RowLogits, Runner
 from server.engine.sampler import sample, token_logprobs
@@ -20,9 +21,8 @@ from server.engine.stats import EngineObserver, RequestStats, StepStats
 logger = logging.getLogger(__name__)
 
 STEP_FAILED = "the engine failed while computing this request; the server's log says why"
-NOT_FINITE = (
-    "the model gave logits that are not finite: its weights, or this blend's, overflow or hold NaN"
-)
+OVERFLOW = "gave logits that are not finite: its weights, or this blend's, overflow or hold NaN"
+NOT_FINITE = f"the model {OVERFLOW}"
 
 
 class Engine:
@@ -77,24 +77,25 @@ class Engine:
         self.scheduler.computed(plan)
         for part in logits:
             self._keep(part)
-        tokens = self._sample([group for group in groups if group.is_ready and group.is_finite])
+        ready = [group for group in groups if group.is_ready and group.mistake is None]
+        tokens = self._sample(ready)
         max_len = self.config.max_model_len
         outputs = [(g, g.append(token, self._eos_token_ids, max_len)) for g, token in tokens]
         outputs += [
             (group, group.finish_without_token())
-            for group in groups
-            if group.is_ready and group.is_finite and group.sampling.max_tokens == 0
+            for group in ready
+            if group.mistake is None and group.sampling.max_tokens == 0
         ]
         for group, output in outputs:
             if output.finish_reason is not None:
                 self._leave(group)
-        return outputs + [self._fail(group, NOT_FINITE) for group in groups if not group.is_finite]
+        return outputs + [self._fail(g, g.mistake) for g in groups if g.mistake is not None]
 
     def _keep(self, part: RowLogits) -> None:
         """Keep what a row's logits are for: the prompt's log-probabilities, and the next token."""
         row, group = part.work.row, part.work.group
         if not torch.isfinite(part.logits.max()):
-            group.is_finite = False
+            group.mistake = _not_finite(group, row)
             return
         if group.wants_prompt_logprobs and row is group.rows[0]:
             begin = row.num_computed - len(part.logits)
@@ -106,16 +107,23 @@ class Engine:
         """Combine each group's rows and draw its next token."""
         groups: list[Group] = []
         combined: list[torch.Tensor] = []
+        drawn_from: list[torch.Tensor] = []
         for group in ready:
-            logits = group.combine()
-            group.is_finite = group.request.rule is None or bool(torch.isfinite(logits.max()))
-            if group.is_finite and group.sampling.max_tokens > 0:
+            try:
+                own, to_draw = group.combine()
+            except EnsembleError as error:
+                group.mistake = str(error)
+                continue
+            if group.sampling.max_tokens > 0:
                 groups.append(group)
-                combined.append(logits)
+                combined.append(own)
+                drawn_from.append(to_draw)
         if not groups:
             return []
-        tokens = sample(torch.stack(combined), groups, self._eos_token_ids)
-        return list(zip(groups, tokens, strict=True))
+        logits = torch.stack(combined)
+        has_other = any(group.request.draw_rule is not None for group in groups)
+        other = torch.stack(drawn_from) if has_other else None
+        return list(zip(groups, sample(logits, groups, self._eos_token_ids, other), strict=True))
 
     def _fail(self, group: Group, message: str) -> tuple[Group, Output]:
         output = group.fail(message)
@@ -143,6 +151,13 @@ class Engine:
                     active_rank=self._runner.active_rank,
                 )
             )
+
+
+def _not_finite(group: Group, row: Row) -> str:
+    if group.request.rule is None:
+        return NOT_FINITE
+    member = group.request.members[group.rows.index(row)]
+    return f"the ensemble's member {member.name!r} {OVERFLOW}"
 
 
 def _groups(work: Sequence[RowWork]) -> list[Group]:

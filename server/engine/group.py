@@ -88,7 +88,7 @@ class Group:
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.aborted = False
-        self.is_finite = True  # whether all logits so far were
+        self.mistake: str | None = None  # why it cannot go on
         self._prompt_sent = False
 
     @property
@@ -107,15 +107,20 @@ class Group:
         """Whether no row has more than one token left to compute."""
         return all(row.num_pending <= 1 for row in self.rows)
 
-    def combine(self) -> torch.Tensor:
-        """The logits that the group samples from, float32 [vocab]: its row's, or what the rule
-        makes of its rows'.
+    def combine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The group's logits, float32 [vocab]: its row's, or what the rule makes of its rows'; and
+        those that its next token is drawn from. Raises EnsembleError.
         """
         logits = [row.logits for row in self.rows if row.logits is not None]
         assert len(logits) == len(self.rows), "the group is not ready"
         for row in self.rows:
             row.logits = None
-        return logits[0] if self.request.rule is None else self.request.rule(torch.stack(logits))
+        request = self.request
+        if request.rule is None:
+            return logits[0], logits[0]
+        stacked = torch.stack(logits)
+        combined = request.rule(stacked)
+        return combined, combined if request.draw_rule is None else request.draw_rule(stacked)
 
     def append(self, token: TokenLogprobs, eos_token_ids: frozenset[int], max_len: int) -> Output:
         """Append a sampled token to every row; decide whether the group is finished; return what to

@@ -48,26 +48,30 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True)
 class Member:
     """One row's share of a request: the prompt that it reads and the weights that it sees, a blend
-    on the base or a variant.
+    on the base or a variant. Errors call it by its `name`.
     """
 
     prompt: tuple[int, ...]
     weights: "Blend | Variant"
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """One group of rows that share every sampled token.
 
-    One member is an ordinary generation; several need a `rule`. `choice` tells apart the `n`
-    choices of one prompt: random numbers are keyed by (seed, choice, token index). `label`, `path`
-    and `mode` go to the statistics untouched.
+    One member is an ordinary generation; several need a `rule`. Tokens are drawn from what
+    `draw_rule` makes of the rows, where that is another distribution than the `rule`'s, which
+    log-probabilities are of. Penalties and statistics look at the first member's prompt. `choice`
+    tells apart the `n` choices of one prompt: random numbers are keyed by (seed, choice, token
+    index). `label`, `path` and `mode` go to the statistics untouched.
     """
 
     members: tuple[Member, ...]
     sampling: SamplingParams
     choice: int = 0
     rule: Rule | None = None
+    draw_rule: Rule | None = None
     label: str = ""
     path: str = "base"
     mode: str = "merge"

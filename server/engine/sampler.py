@@ -24,12 +24,18 @@ NUM_CANDIDATES = 256
 
 
 def sample(
-    logits: torch.Tensor, groups: Sequence[Group], eos: frozenset[int]
+    logits: torch.Tensor,
+    groups: Sequence[Group],
+    eos: frozenset[int],
+    drawn_from: torch.Tensor | None = None,
 ) -> list[TokenLogprobs]:
-    """Draw one token for each group. `logits`: float32 [groups, vocab], combined and unmodified."""
-    scores = logits
+    """Draw one token for each group. `logits`: float32 [groups, vocab], combined and unmodified.
+
+    Log-probabilities are of `logits`; tokens are drawn from `drawn_from`, if given.
+    """
+    scores = logits if drawn_from is None else drawn_from
     if any(_changes_scores(group, eos) for group in groups):
-        scores = logits.clone()
+        scores = scores.clone()
         for row, group in zip(scores, groups, strict=True):
             _apply_penalties(row, group, eos)
     tokens = scores.argmax(dim=-1)
