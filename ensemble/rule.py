@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -40,9 +40,14 @@ class Rule:
 
     def pruned(self) -> Self:
         """The same rule over the rows that it needs, and no others."""
-        rows = tuple(self.rows[index] for index in self.needed)
-        coefficients = tuple(self.coefficients[index] for index in self.needed)
-        return dataclasses.replace(self, rows=rows, coefficients=coefficients)
+        return self.of(tuple(self.rows[index] for index in self.needed))
+
+    def of(self, rows: Sequence[str]) -> Self:
+        """The same rule with its rows in this order; those left out must not be needed."""
+        by_row = dict(zip(self.rows, self.coefficients, strict=True))
+        coefficients = tuple(by_row.pop(row) for row in rows)
+        assert not any(by_row.values()), by_row
+        return dataclasses.replace(self, rows=tuple(rows), coefficients=coefficients)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Combine logits, float32 [rows, ..., vocab] -> [..., vocab].

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from server.api.errors import EngineFailedError, RequestTimeoutError
+from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
 from server.api.responses import PromptTokensDetails, Usage
 from server.api.service import Service
 from server.engine.async_engine import Stream
 from server.engine.request import (
     FinishReason,
-    Member,
     Output,
     Request,
     SamplingParams,
@@ -144,12 +144,15 @@ def _requests(
     """The choices of one prompt: one seed, told apart by their number."""
     seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
     seeded = dataclasses.replace(sampling, seed=seed)
-    members = tuple(Member(prompt.token_ids, weights) for weights in served.members)
+    members = engine_members(served, prompt)
+    rule, draw_rule = compile_rules(served, sampling.temperature)
     return [
         Request(
             members=members,
             sampling=seeded,
             choice=choice,
+            rule=rule,
+            draw_rule=draw_rule,
             label=served.preset or "",
             path=served.path,
             mode=served.mode,

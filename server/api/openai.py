@@ -29,8 +29,8 @@ async def create_completion(
     """Continue one or more prompts."""
     served = await service.resolve(body.model, body.overrides)
     _check_num_streams(service, len(body.prompt) * body.num_choices, "prompt")
-    prompts = await encode_prompts(body.prompt, service.tokenizer)
-    longest = max(len(prompt.token_ids) for prompt in prompts)
+    prompts = await encode_prompts(body.prompt, service.tokenizer, served.members)
+    longest = max(prompt.longest for prompt in prompts)
     sampling = completion_sampling(body, served.defaults, _limits(service, "prompt", longest))
     view = CompletionView(
         served,
@@ -53,8 +53,8 @@ async def create_chat_completion(
     """Answer a conversation."""
     served = await service.resolve(body.model, body.overrides)
     _check_num_streams(service, body.num_choices, "n")
-    prompt = await encode_messages(body.messages, service.tokenizer)
-    limits = _limits(service, "messages", len(prompt.token_ids))
+    prompt = await encode_messages(body.messages, service.tokenizer, served.members)
+    limits = _limits(service, "messages", prompt.longest)
     sampling = chat_sampling(body, served.defaults, limits)
     view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs))
     generation = Generation.submit(service, served, [prompt], sampling, body.num_choices)

@@ -1,7 +1,7 @@
 """Prompts: from what the caller sent to token ids that the engine can read."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -10,6 +10,7 @@ from server.api.sampling import check_token_ids
 from server.api.schemas import Message
 from server.engine.tokenizer import Tokenizer
 from server.errors import InvalidRequestError
+from server.presets.served import ServedMember
 
 SHORT_TEXT = 8192
 """Characters that are tokenized on the event loop: less work than changing threads."""
@@ -17,41 +18,73 @@ SHORT_TEXT = 8192
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A prompt's token ids, and its text where it came as text."""
+    """A prompt's token ids, and its text where it came as text.
+
+    `own` has the token ids of members that read another prompt, by name.
+    """
 
     token_ids: tuple[int, ...]
     text: str | None = None
+    own: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt that a member reads."""
+        return max(len(self.token_ids), *map(len, self.own.values()), 0)
 
 
 async def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: Tokenizer
+    prompts: Sequence[Prompt], tokenizer: Tokenizer, members: Sequence[ServedMember] = ()
 ) -> tuple[EncodedPrompt, ...]:
-    """Token ids of prompts; texts get what the tokenizer adds, token ids are used as they are."""
-    if sum(len(prompt) for prompt in prompts) <= SHORT_TEXT:
-        return tuple(_encode(prompts, tokenizer))
-    return await run_in_threadpool(lambda: tuple(_encode(prompts, tokenizer)))
+    """Token ids of prompts; texts get what the tokenizer adds, token ids are used as they are.
+
+    A member with a prompt of its own reads that instead of each of them.
+    """
+    for member in members:
+        if member.system is not None:
+            raise InvalidRequestError(
+                f"the member {member.name!r} has a system prompt of its own, and only "
+                "conversations have system prompts: use /v1/chat/completions, or give it a prompt",
+                param="prompt",
+            )
+    own = {member.name: member.prompt for member in members if member.prompt is not None}
+    if sum(len(prompt) for prompt in (*prompts, *own.values())) <= SHORT_TEXT:
+        return tuple(_encode(prompts, own, tokenizer))
+    return await run_in_threadpool(lambda: tuple(_encode(prompts, own, tokenizer)))
 
 
-def _encode(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> Iterator[EncodedPrompt]:
+def _encode(
+    prompts: Sequence[Prompt], own: Mapping[str, str], tokenizer: Tokenizer
+) -> Iterator[EncodedPrompt]:
+    encoded_own = {name: _token_ids(text, tokenizer) for name, text in own.items()}
     for prompt in prompts:
-        if isinstance(prompt, str):
-            encoded = EncodedPrompt(tuple(tokenizer.encode(prompt)), prompt)
-        else:
-            check_token_ids(prompt, tokenizer.vocab_size, "prompt")
-            encoded = EncodedPrompt(prompt)
-        if not encoded.token_ids:
-            raise InvalidRequestError("the prompt is empty", param="prompt", code="empty_prompt")
-        yield encoded
+        text = prompt if isinstance(prompt, str) else None
+        yield EncodedPrompt(_token_ids(prompt, tokenizer), text, encoded_own)
+
+
+def _token_ids(prompt: Prompt, tokenizer: Tokenizer) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        prompt = tuple(tokenizer.encode(prompt))
+    else:
+        check_token_ids(prompt, tokenizer.vocab_size, "prompt")
+    if not prompt:
+        raise InvalidRequestError("the prompt is empty", param="prompt", code="empty_prompt")
+    return prompt
 
 
 async def encode_messages(
     messages: Sequence[Message],
     tokenizer: Tokenizer,
+    members: Sequence[ServedMember] = (),
     *,
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
 ) -> EncodedPrompt:
-    """Token ids of a conversation. Raises TemplateError with the chat template's own message."""
+    """Token ids of a conversation. Raises TemplateError with the chat template's own message.
+
+    A member with a system prompt of its own reads the conversation with that one: in place of its
+    system messages, at the beginning; with none if it is empty.
+    """
     if not tokenizer.has_chat_template:
         raise InvalidRequestError(
             "this base has no chat template: use /v1/completions, or start the server with "
@@ -60,22 +93,42 @@ async def encode_messages(
             code="no_chat_template",
         )
 
-    def encode() -> EncodedPrompt:
-        token_ids = tokenizer.apply_chat_template(
-            [message.for_template() for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-        )
-        return EncodedPrompt(tuple(token_ids))
+    for member in members:
+        if member.prompt is not None:
+            raise InvalidRequestError(
+                f"the member {member.name!r} has a prompt of its own, which would take the place "
+                "of the conversation: use /v1/completions, or give it a system prompt",
+                param="messages",
+            )
+    own = {m.name: m.system for m in members if m.system is not None}
 
-    if sum(len(message.content) for message in messages) <= SHORT_TEXT:
+    def token_ids(messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
+        return tuple(
+            tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+            )
+        )
+
+    def encode() -> EncodedPrompt:
+        plain = [message.for_template() for message in messages]
+        by_member = {name: token_ids(_with_system(plain, text)) for name, text in own.items()}
+        return EncodedPrompt(token_ids(plain), own=by_member)
+
+    if sum(len(message.content) for message in messages) * (1 + len(own)) <= SHORT_TEXT:
         encoded = encode()
     else:
         encoded = await run_in_threadpool(encode)
-    if not encoded.token_ids:
+    if not all((encoded.token_ids, *encoded.own.values())):
         raise InvalidRequestError(
             "the chat template makes an empty prompt of these messages",
             param="messages",
             code="empty_prompt",
         )
     return encoded
+
+
+def _with_system(messages: Sequence[dict[str, str]], system: str) -> list[dict[str, str]]:
+    rest = [message for message in messages if message["role"] != "system"]
+    return [{"role": "system", "content": system}, *rest] if system else rest

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from server.engine.group import Group
+from server.engine.reader import token_logprobs
 from server.engine.request import SamplingParams, TokenLogprobs
 
 LARGEST = 1e30
@@ -24,12 +25,18 @@ NUM_CANDIDATES = 256
 
 
 def sample(
-    logits: torch.Tensor, groups: Sequence[Group], eos: frozenset[int]
+    logits: torch.Tensor,
+    groups: Sequence[Group],
+    eos: frozenset[int],
+    drawn_from: torch.Tensor | None = None,
 ) -> list[TokenLogprobs]:
-    """Draw one token for each group. `logits`: float32 [groups, vocab], combined and unmodified."""
-    scores = logits
+    """Draw one token for each group. `logits`: float32 [groups, vocab], combined and unmodified.
+
+    Log-probabilities are of `logits`; tokens are drawn from `drawn_from`, if given.
+    """
+    scores = logits if drawn_from is None else drawn_from
     if any(_changes_scores(group, eos) for group in groups):
-        scores = logits.clone()
+        scores = scores.clone()
         for row, group in zip(scores, groups, strict=True):
             _apply_penalties(row, group, eos)
     tokens = scores.argmax(dim=-1)
@@ -139,32 +146,3 @@ def _report(
         for i, report in zip(wanted, token_logprobs(logits[wanted], chosen, counts), strict=True):
             reports[i] = report
     return reports
-
-
-def token_logprobs(
-    logits: torch.Tensor, token_ids: Sequence[int], num_top: Sequence[int]
-) -> list[TokenLogprobs]:
-    """Log-probabilities of given tokens and of the best ones. `logits`: float32 [tokens, vocab]."""
-    logprobs = logits.log_softmax(dim=-1)
-    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[
-        :, 0
-    ].tolist()
-    most = min(max(num_top), logits.shape[-1])
-    values, indices = (part.tolist() for part in logprobs.topk(most, dim=-1))
-    return [
-        TokenLogprobs(token_id, logprob, _top(token_id, logprob, ids[:count], best[:count]))
-        for token_id, logprob, count, ids, best in zip(
-            token_ids, chosen, num_top, indices, values, strict=True
-        )
-    ]
-
-
-def _top(
-    token_id: int, logprob: float, ids: list[int], logprobs: list[float]
-) -> tuple[tuple[int, float], ...]:
-    """The best tokens; among equals the chosen one comes first, so a greedy token is always the
-    first.
-    """
-    if ids and logprob == logprobs[0] and ids[0] != token_id:
-        ids = [token_id, *[other for other in ids if other != token_id]][: len(ids)]
-    return tuple(zip(ids, logprobs, strict=True))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ensemble.rule import Rule, compile_rule
 from merging.blend import Blend
 from merging.plan import Plan
 from server.engine.variant import Variant
@@ -14,12 +15,52 @@ ServedPath = Literal["base", "blend", "variant", "ensemble"]
 
 
 @dataclass(frozen=True, slots=True)
+class ServedMember:
+    """One row of a group: what rules and errors call it, and the weights that it sees.
+
+    `system` is a system prompt of its own, and `prompt` a prompt; None: the request's.
+    """
+
+    name: str
+    weights: Blend | Variant
+    system: str | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """How the rows of an ensemble become one distribution; see `ensemble.rule.compile_rule`.
+
+    `coefficients` are the members', those that are not run included; `rows` names those that are,
+    in their order.
+    """
+
+    rule: str
+    coefficients: Mapping[str, float]
+    rows: tuple[str, ...]
+    temperature_order: str = "after"
+    plausibility_alpha: float = 0.0
+
+    def compile(self, temperature: float = 1.0) -> Rule:
+        """The rule over the rows that run, for a request's temperature. Raises RuleError."""
+        rule = compile_rule(
+            self.rule,
+            self.coefficients,
+            temperature_order=self.temperature_order,
+            temperature=temperature,
+            plausibility_alpha=self.plausibility_alpha,
+        )
+        return rule.of(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """The weights and defaults that a request is pinned to: later edits cannot reach it.
 
     `model` is the string that the caller sent; `preset` and `revision` are None for the base, for
     sources and for inline recipes. `digest` is the effective one, overrides applied. A merge has
-    one member.
+    one member; an ensemble those that its rule needs, and a `combination` unless one member alone
+    is all that is left of it.
     """
 
     model: str
@@ -28,8 +69,9 @@ class Served:
     digest: str
     mode: Mode
     path: ServedPath
-    members: tuple[Blend | Variant, ...]
+    members: tuple[ServedMember, ...]
     defaults: SamplingDefaults
+    combination: Combination | None = None
 
     @property
     def label(self) -> str:
@@ -61,7 +103,7 @@ class Resolved:
             digest=self.plan.digest,
             mode="merge",
             path=self.plan.path,
-            members=(weights,),
+            members=(ServedMember(self.model, weights),),
             defaults=self.defaults,
         )
 

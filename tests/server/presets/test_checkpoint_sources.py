@@ -120,7 +120,7 @@ def test_adapters_and_checkpoints_in_one_recipe(world, catalog):
     record = catalog.create(preset(method="ties", sources=sources), edit=Edit())
     assert record.path == "variant"
     served = catalog.resolve("tutor")
-    assert "model.layers.0.mlp.up_proj.weight" in served.members[0].tensors
+    assert "model.layers.0.mlp.up_proj.weight" in served.members[0].weights.tensors
     explained = catalog.explain("tutor")
     assert {s["name"]: s["kind"] for s in explained["sources"]} == {
         "ft": "checkpoint",

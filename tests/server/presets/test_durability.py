@@ -50,7 +50,7 @@ def test_acknowledged_edits_survive_kill_9(world: World, num_edits: int):
         assert record.state == "ready"
         assert record.document.sources == {"math": {"weight": float(record.revision)}}
         served = catalog.resolve(record.label)
-        assert (served.members[0].coefficients == record.revision).all()
+        assert (served.members[0].weights.coefficients == record.revision).all()
     assert catalog.resolve("tutor").revision == newest.revision
     assert catalog.patch("tutor", {"seed": 1}, edit=Edit()).record.revision == newest.revision + 1
 

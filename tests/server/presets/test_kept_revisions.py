@@ -28,7 +28,7 @@ def test_kept_revisions_can_be_called(tutor, revision):
     served = tutor.resolve(f"tutor@{revision}")
     assert served.label == f"tutor@{revision}"
     assert served.model == f"tutor@{revision}"
-    assert (served.members[0].coefficients == revision).all()
+    assert (served.members[0].weights.coefficients == revision).all()
     record = tutor.preset("tutor", revision)
     assert (record.revision, record.digest) == (revision, served.digest)
     assert record.document.sources == {"math": {"weight": float(revision)}}

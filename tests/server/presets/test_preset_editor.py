@@ -333,7 +333,7 @@ def test_readers_never_see_a_mixture(tutor):
         last = 0
         while not stop.is_set():
             served = tutor.resolve("tutor")
-            coefficient = served.members[0].coefficients[0, 0].item()
+            coefficient = served.members[0].weights.coefficients[0, 0].item()
             if coefficient != served.revision or served.revision < last:
                 wrong.append(served)
             last = served.revision
@@ -356,10 +356,10 @@ def test_readers_never_see_a_mixture(tutor):
 def test_a_request_keeps_its_weights(tutor):
     """What a request resolved stays as it was after edits and a deletion."""
     served = tutor.resolve("tutor")
-    before = served.members[0].coefficients.clone()
+    before = served.members[0].weights.coefficients.clone()
     tutor.patch("tutor", MORE_MATH, edit=Edit())
     tutor.delete("tutor", edit=Edit())
-    assert (served.members[0].coefficients == before).all()
+    assert (served.members[0].weights.coefficients == before).all()
     assert served.label == "tutor@1"
 
 

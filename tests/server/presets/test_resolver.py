@@ -26,7 +26,7 @@ def tutor(catalog):
 def coefficients(catalog, served) -> dict[str, list[float]]:
     """The blend's coefficients by source name."""
     names = {card.digest: card.name for card in catalog.sources()}
-    (blend,) = served.members
+    (blend,) = (member.weights for member in served.members)
     rows = zip(blend.adapters, blend.coefficients.tolist(), strict=True)
     return {names[adapter.digest]: row for adapter, row in rows}
 
@@ -140,7 +140,7 @@ def test_overriding_with_the_same_weights_is_the_same(tutor):
 def test_repeated_overrides_are_planned_once(tutor):
     """Requests that repeat their weights get the same blend object."""
     first, second = (tutor.resolve("tutor", Overrides(weights={"math": 3})) for _ in range(2))
-    assert first.members[0] is second.members[0]
+    assert first.members[0].weights is second.members[0].weights
 
 
 def test_overrides_of_an_old_revision(tutor):

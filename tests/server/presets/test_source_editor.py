@@ -203,7 +203,7 @@ def test_old_revisions_mean_the_old_content(world, catalog):
     world.adapter("math", 99)
     catalog.replace_source("math", "math", edit=Edit())
     assert catalog.resolve("tutor@1").digest == old.digest
-    assert catalog.resolve("tutor@1").members[0].adapters == old.members[0].adapters
+    assert catalog.resolve("tutor@1").members[0].weights.adapters == old.members[0].weights.adapters
     assert catalog.resolve("tutor").digest != old.digest
 
 
@@ -298,7 +298,7 @@ def test_memory_is_bounded(world, catalog):
     for revision in range(1, number + 2):
         served = catalog.resolve(f"tutor@{revision}", Overrides(weights={"math": revision}))
         assert served.digest != catalog.resolve(f"tutor@{revision}").digest
-        (adapter,) = served.members[0].adapters
+        (adapter,) = served.members[0].weights.adapters
         alive.append(weakref.ref(next(iter(adapter.factors.values())).a))
     del served, adapter
     gc.collect()
@@ -376,16 +376,16 @@ def test_another_record_of_the_base_is_shown(world, catalog):
 
 def test_a_source_is_compiled_once(catalog):
     """Calling a source by its name compiles nothing, however much else is called between."""
-    first = catalog.resolve("math").members[0]
+    first = catalog.resolve("math").members[0].weights
     catalog._planner.forget(catalog.source("math").digest)
-    assert catalog.resolve("math").members[0] is first
+    assert catalog.resolve("math").members[0].weights is first
 
 
 def test_memory_is_shared(world, catalog):
     """Two names of the same content hold one adapter in memory."""
     shutil.copytree(world.sources / "math", world.sources / "copy")
     catalog.register_source("copy", "copy")
-    first, second = (catalog.resolve(name).members[0] for name in ("math", "copy"))
+    first, second = (catalog.resolve(name).members[0].weights for name in ("math", "copy"))
     assert first.adapters[0] is second.adapters[0]
     assert first.digest == second.digest
 

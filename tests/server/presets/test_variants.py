@@ -71,7 +71,7 @@ def test_a_variant_serves_what_the_recipe_says(world, catalog):
     served = catalog.resolve("tutor")
     assert (served.path, served.digest, served.revision) == ("variant", record.digest, 1)
     own, base = catalog._snapshot.sources["ft"].content, world.resident
-    for name, tensor in served.members[0].tensors.items():
+    for name, tensor in served.members[0].weights.tensors.items():
         expected = 0.25 * own.tensor(name) + 0.75 * base.tensor(name)
         torch.testing.assert_close(tensor, expected)
 
@@ -82,9 +82,9 @@ def test_a_checkpoint_is_called_by_its_name(world, catalog):
     served = catalog.resolve("ft")
     assert (served.path, served.preset) == ("variant", None)
     content = catalog._snapshot.sources["ft"].content
-    for name, tensor in served.members[0].tensors.items():
+    for name, tensor in served.members[0].weights.tensors.items():
         assert torch.equal(tensor, content.tensor(name))
-    assert catalog.resolve("ft").members[0] is served.members[0]
+    assert catalog.resolve("ft").members[0].weights is served.members[0].weights
 
 
 def test_equal_digests_are_one_variant(world, catalog):
@@ -93,7 +93,7 @@ def test_equal_digests_are_one_variant(world, catalog):
     catalog.create(ties("two", mode="merge", defaults={"temperature": 0}), edit=Edit())
     catalog.patch("one", {"description": "x"}, edit=Edit())
     assert world.forge.num_builds == 1
-    assert catalog.resolve("one").members[0] is catalog.resolve("two").members[0]
+    assert catalog.resolve("one").members[0].weights is catalog.resolve("two").members[0].weights
 
 
 # Edits
@@ -107,7 +107,7 @@ def test_an_edit_is_answered_when_it_serves(world, catalog):
     edit = in_background(catalog.patch, "tutor", density(0.9), edit=Edit())
     world.forge.wait_for_start()
     world.forge.wait_for_start()
-    assert catalog.resolve("tutor").members[0] is old.members[0]
+    assert catalog.resolve("tutor").members[0].weights is old.members[0].weights
     assert not edit.done()
     world.forge.gate.set()
     record = edit.result(20).record
@@ -195,7 +195,7 @@ def test_a_failed_build_changes_nothing(world, catalog):
     gc.collect()
     assert len(world.forge.begun) == 0  # nothing of a failed build stays in memory
     assert catalog.preset("tutor") == before
-    assert catalog.resolve("tutor").members[0] is served.members[0]
+    assert catalog.resolve("tutor").members[0].weights is served.members[0].weights
     assert [record.revision for record in catalog.revisions("tutor")] == [1]
 
 
@@ -400,7 +400,7 @@ def test_after_a_restart_variants_are_cold(world, catalog):
     assert world.forge.num_builds == before
     first = again.resolve("tutor")
     assert again.preset("tutor").state == "ready"
-    assert again.resolve("tutor").members[0] is first.members[0]
+    assert again.resolve("tutor").members[0].weights is first.members[0].weights
     assert world.forge.num_builds == before + 1
 
 
@@ -443,7 +443,7 @@ def test_all_who_wait_share_one_build(world, catalog):
     futures = [again.begin("tutor") for _ in range(10)]
     assert futures[3].cancel()
     world.forge.gate.set()
-    members = {id(f.result(20).members[0]) for i, f in enumerate(futures) if i != 3}
+    members = {id(f.result(20).members[0].weights) for i, f in enumerate(futures) if i != 3}
     assert len(members) == 1
     assert world.forge.num_builds == before + 1
 
@@ -579,10 +579,11 @@ def test_requests_keep_what_they_have(world):
     catalog = world.open_with_sources(budget=WHOLE)
     catalog.create(ties("a"), edit=Edit())
     served = catalog.resolve("a")
-    before = {name: tensor.clone() for name, tensor in served.members[0].tensors.items()}
+    before = {name: tensor.clone() for name, tensor in served.members[0].weights.tensors.items()}
     catalog.create(ties("b", 0.25), edit=Edit())
     assert catalog.preset("a").state == "cold"
-    assert all(torch.equal(served.members[0].tensors[name], t) for name, t in before.items())
+    tensors = served.members[0].weights.tensors
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in before.items())
 
 
 def test_what_can_never_fit_is_refused(world):
@@ -702,11 +703,11 @@ def test_replaced_weights_leave_the_memory(world, catalog):
 def test_old_revisions_are_built_on_demand(world, catalog):
     """A kept revision is built when it is called, with the weights that it had."""
     catalog.create(ties(), edit=Edit())
-    first = catalog.resolve("tutor").members[0].tensors
+    first = catalog.resolve("tutor").members[0].weights.tensors
     catalog.patch("tutor", density(0.9), edit=Edit())
     again = catalog.resolve("tutor@1")
     assert (again.revision, again.path) == (1, "variant")
-    assert all(torch.equal(again.members[0].tensors[name], first[name]) for name in first)
+    assert all(torch.equal(again.members[0].weights.tensors[name], first[name]) for name in first)
     states = {record.revision: record.state for record in catalog.revisions("tutor")}
     assert states == {1: "ready", 2: "ready"}
 
@@ -744,14 +745,14 @@ def test_new_content_is_built_before_it_is_taken(world, catalog):
     """Every preset that uses a source follows it, built before anything is switched."""
     catalog.create(ties("one"), edit=Edit())
     catalog.create(ties("two", 0.25), edit=Edit())
-    old = {name: catalog.resolve(name).members[0] for name in ("one", "two")}
+    old = {name: catalog.resolve(name).members[0].weights for name in ("one", "two")}
     world.checkpoint("ft2", 2)
     world.forge.wait_for_start()
     world.forge.wait_for_start()
     world.forge.gate.clear()
     replacing = in_background(catalog.replace_source, "ft", "ft2", edit=Edit())
     world.forge.wait_for_start()
-    assert {name: catalog.resolve(name).members[0] for name in old} == old
+    assert {name: catalog.resolve(name).members[0].weights for name in old} == old
     world.forge.gate.set()
     card, records = replacing.result(20)
     assert (card.kind, card.path.name) == ("checkpoint", "ft2")
@@ -828,7 +829,7 @@ def test_a_variant_that_is_used_is_packed(world, catalog, monkeypatch):
     monkeypatch.setattr("server.presets.packer.DELAY", 0.01)
     catalog.create(ties(), edit=Edit())
     catalog.create(ties("other", 0.25), edit=Edit())
-    variant = catalog.resolve("tutor").members[0]
+    variant = catalog.resolve("tutor").members[0].weights
     wait_for(lambda: variant.num_packed == 1)
     catalog.resolve("tutor")
     time.sleep(0.05)
