@@ -13,8 +13,7 @@ from merging.explanation import (
     group_values,
 )
 from merging.models import Source
-from merging.shares import shares, touching
-from merging.variant import VariantPlan
+from merging.shares import Planned, shares
 
 
 def explain_source(
@@ -48,33 +47,33 @@ def blend_groups(source: Source | None, base: Base, row: Array) -> tuple[Group, 
     return group_coefficients({m: float(row[column]) for m, column in columns if m in touched})
 
 
-def variant_groups(variant: VariantPlan, name: str) -> tuple[Group, ...]:
-    """What a source's parameters resolve to for every written tensor that it touches."""
-    return group_values(dict(_source_values(variant, name)))
+def planned_groups(planned: Planned, name: str) -> tuple[Group, ...]:
+    """What a source's parameters resolve to for every merged tensor that it touches."""
+    return group_values(dict(_source_values(planned, name)))
 
 
 def _source_values(
-    variant: VariantPlan, name: str
+    planned: Planned, name: str
 ) -> Iterator[tuple[str, tuple[float | None, Values]]]:
     known: dict[int, tuple[float, ...]] = {}
-    for tensor in variant.tensors:
+    for tensor in planned.tensors:
         if id(tensor.values) not in known:  # shared by most tensors
-            known[id(tensor.values)] = shares(variant.method, tensor.values)
+            known[id(tensor.values)] = shares(planned.method, tensor.values)
         found = known[id(tensor.values)]
-        for index, source in touching(variant, tensor):
+        for index, source in planned.touching(tensor):
             if source == name:
                 items = tensor.values.items()
                 own = tuple((n, v[index]) for n, v in items if isinstance(v, tuple))
                 yield tensor.name, (found[index] if found else None, own)
 
 
-def shared_groups(variant: VariantPlan) -> tuple[Group, ...]:
-    """What the recipe's own parameters resolve to for every written tensor."""
+def shared_groups(planned: Planned) -> tuple[Group, ...]:
+    """What the recipe's own parameters resolve to for every merged tensor."""
     resolved: Mapping[str, tuple[float | None, Values]] = {
         tensor.name: (
             None,
             tuple((n, v) for n, v in tensor.values.items() if not isinstance(v, tuple)),
         )
-        for tensor in variant.tensors
+        for tensor in planned.tensors
     }
     return group_values(resolved)

@@ -53,7 +53,8 @@ class Explanation:
     `num_bytes` is what it takes in memory beside the base: its adapters, or the weights written.
     `max_rank` is the largest sum of ranks on one module: what a row of a blend adds to a step.
     `build_seconds`: how long planning took. `parameters`: what the recipe's own parameters resolve
-    to for groups of written tensors; empty for a blend. `num_layers`: of the merged model.
+    to for groups of merged tensors; empty for a blend by coefficients alone. `num_layers`: of the
+    merged model.
     """
 
     path: str

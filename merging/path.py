@@ -24,6 +24,8 @@ def why_blended(method: Method) -> str:
     """Why a recipe is a blend."""
     if method.kind == "linear":
         return f"{method.name} of adapters is a sum of low-rank deltas: no weights are written"
+    if method.kind == "low_rank":
+        return f"{method.name} makes one adapter of its sources: no weights are written"
     return (
         f"{method.name} of adapters is a sum of the base and low-rank deltas, with factors from "
         "their inner products: no weights are written"

@@ -13,11 +13,12 @@ from merging.blend import Blend
 from merging.blending import Array, Gram, combine, make_blend
 from merging.digest import json_digest
 from merging.errors import PlanError
-from merging.explaining import blend_groups, explain_source, shared_groups, variant_groups
+from merging.explaining import blend_groups, explain_source, planned_groups, shared_groups
 from merging.explanation import Explanation
 from merging.fit import fit_problems
 from merging.gram import adapter_gram
 from merging.layout import Layout, Layouts, range_problems
+from merging.low_rank import LowRankPlan, low_rank_blend, low_rank_reasons, make_low_rank
 from merging.methods import METHODS
 from merging.models import Models, Source
 from merging.path import why_blended, why_written
@@ -44,6 +45,9 @@ class Plan:
     mean coefficient of each source over the tensors that it touches, and `weights` the means of the
     sources' weights, as they were before the method combined them. Of a variant the members are
     its `shares`: none for a method without weights.
+
+    A blend of one adapter that a `low_rank` method made of the sources has no coefficients of
+    theirs, and shares like a variant.
     """
 
     path: Literal["base", "blend", "variant"]
@@ -55,6 +59,7 @@ class Plan:
     members: Mapping[str, float]
     weights: Mapping[str, float]
     variant: VariantPlan | None = None
+    low_rank: LowRankPlan | None = None
     build_seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 
@@ -68,17 +73,22 @@ class Plan:
         """Identifies the weights."""
         return self.blend.digest
 
+    @property
+    def own_bytes(self) -> int:
+        """What the plan itself keeps in memory beside its sources."""
+        return 0 if self.low_rank is None else self.low_rank.num_bytes
+
     def explain(self) -> Explanation:
         """The plan in plain values."""
         active, variant = self.blend.adapters, self.variant
+        planned = variant or self.low_rank
         groups = {
             name: blend_groups(self.sources.get(name), self.base, row)
             for name, row in self.coefficients.items()
         }
-        if variant is not None:
-            groups = {
-                name: variant_groups(variant, name) for name in {*self.sources, *variant.sources}
-            }
+        if planned is not None:
+            names = {*self.sources, *(() if variant is None else variant.sources)}
+            groups = {name: planned_groups(planned, name) for name in names}
         return Explanation(
             path=self.path,
             reason=self.reason,
@@ -98,7 +108,7 @@ class Plan:
                 for name in sorted(groups)
             ),
             warnings=self.warnings,
-            parameters=() if variant is None else shared_groups(variant),
+            parameters=() if planned is None else shared_groups(planned),
             num_layers=self.base.num_layers if variant is None else len(variant.layers),
             num_written=0 if variant is None else len(variant.tensors),
         )
@@ -163,6 +173,8 @@ def _compile(
     """Compile what was found to fit; PlanError if the path that it needs is not possible."""
     method, base = METHODS[recipe.method], models.base
     digest = recipe.digest(models.digests, base)
+    if method.kind == "low_rank":
+        return _low_rank(recipe, layout, resolution, models, digest)
     reason = why_written(method, layout, resolution.tensors, models)
     if models.resident is None and (reason is not None or method.kind == "geometric"):
         needs = reason or f"{method.name} needs the tensors of the base"
@@ -190,6 +202,20 @@ def _compile(
     return Plan("variant", reason, empty, base, models.sources, {}, members, weights, variant)
 
 
+def _low_rank(
+    recipe: Recipe, layout: Layout, resolution: Resolution, models: Models, digest: str
+) -> Plan:
+    method, base = METHODS[recipe.method], models.base
+    if reasons := list(low_rank_reasons(method, layout, models)):
+        raise PlanError(reasons)
+    made = make_low_rank(method, layout, resolution.tensors, models, recipe.seed)
+    members, weights = mean_shares(made)
+    blend, sources = low_rank_blend(made, digest, base), models.sources
+    return Plan(
+        "blend", why_blended(method), blend, base, sources, {}, members, weights, low_rank=made
+    )
+
+
 def _inert(recipe: Recipe) -> Iterator[str]:
     parts = recipe.slices or ()
     levels = [recipe.parameters, *recipe.sources.values(), *(part.parameters for part in parts)]
@@ -204,7 +230,8 @@ def _warnings(plan: Plan) -> Iterator[str]:
     names: dict[str, list[str]] = {}
     for name, source in sorted(plan.sources.items()):
         names.setdefault(source.digest, []).append(name)
-    so = "their coefficients are added" if plan.path == "blend" else "they count as two models"
+    is_sum = plan.path == "blend" and plan.low_rank is None
+    so = "their coefficients are added" if is_sum else "they count as two models"
     for same in names.values():
         if len(same) > 1:
             yield f"{' and '.join(same)} have the same content: {so}"

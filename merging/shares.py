@@ -5,11 +5,15 @@ from typing import Final
 
 from merging.blending import Array
 from merging.layout import Layout
+from merging.low_rank import LowRankPlan
 from merging.methods.method import Method, Values
 from merging.models import Models
 from merging.recipe import BASE
 from merging.resolution import Resolved
-from merging.variant import TensorPlan, VariantPlan
+from merging.variant import VariantPlan
+
+Planned = VariantPlan | LowRankPlan
+"""A merge tensor by tensor, of a method that is more than a weighted sum."""
 
 WEIGHT: Final = "weight"
 """The parameter of sources that says how much of each is taken."""
@@ -33,18 +37,18 @@ def shares(method: Method, values: Values) -> tuple[float, ...]:
     return tuple(factor * number for number in numbers)
 
 
-def mean_shares(variant: VariantPlan) -> tuple[Mapping[str, float], Mapping[str, float]]:
+def mean_shares(planned: Planned) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """The means of the sources' shares and of their own weights, over the tensors that they touch;
     both are empty for a method without weights.
     """
     known: dict[int, tuple[float, ...]] = {}
     found: dict[str, list[float]] = {}
     weights: dict[str, list[float]] = {}
-    for tensor in variant.tensors:
+    for tensor in planned.tensors:
         if id(tensor.values) not in known:  # shared by most tensors
-            known[id(tensor.values)] = shares(variant.method, tensor.values)
+            known[id(tensor.values)] = shares(planned.method, tensor.values)
         own = tensor.values.get(WEIGHT)
-        for index, source in touching(variant, tensor):
+        for index, source in planned.touching(tensor):
             if known[id(tensor.values)]:
                 found.setdefault(source, []).append(known[id(tensor.values)][index])
             if isinstance(own, tuple):
@@ -67,15 +71,6 @@ def blend_means(
             weights[name] = mean([float(o.of_source(name, WEIGHT)) for o in own])
     means = {n: mean([float(row[index[m]]) for m in modules[n]]) for n, row in rows.items()}
     return means, weights
-
-
-def touching(variant: VariantPlan, tensor: TensorPlan) -> list[tuple[int, str]]:
-    """The sources that are seen in a tensor, with their places among its ingredients."""
-    return [
-        (index, part.source)
-        for index, part in enumerate(tensor.ingredients)
-        if tensor.base is None or variant.sources[part.source].touches(part.tensor)
-    ]
 
 
 def mean(values: Sequence[float]) -> float:

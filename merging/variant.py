@@ -56,3 +56,11 @@ class VariantPlan:
     dtype: str
     seed: int
     num_bytes: int
+
+    def touching(self, tensor: TensorPlan) -> list[tuple[int, str]]:
+        """The sources that are seen in a tensor, with their places among its ingredients."""
+        return [
+            (index, part.source)
+            for index, part in enumerate(tensor.ingredients)
+            if tensor.base is None or self.sources[part.source].touches(part.tensor)
+        ]

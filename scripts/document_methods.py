@@ -21,6 +21,7 @@ PATHS = {
     "linear": "a blend of adapters",
     "geometric": "a blend of adapters, its coefficients from their Gram matrix",
     "elementwise": "a variant: weights are written",
+    "low_rank": "a blend: one adapter is made of the sources, which are adapters",
 }
 BASES = {
     "required": "on a base",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from merging.methods.arcee_fusion import arcee_fusion
 from merging.methods.breadcrumbs import breadcrumbs
 from merging.methods.breadcrumbs_ties import breadcrumbs_ties
+from merging.methods.core_space import core_space
 from merging.methods.dare_linear import dare_linear
 from merging.methods.dare_ties import dare_ties
 from merging.methods.della import della
@@ -53,6 +54,7 @@ BUILT_IN: Mapping[str, Method] = {
         passthrough,
         lines,
         expo,
+        core_space,
     )
 }
 

@@ -26,9 +26,13 @@ class CoreBasis:
         return (factor.scale * (left @ right)).float()
 
     def expand(self, core: torch.Tensor) -> LowRank:
-        """A core back in the module's own space, `U M V^T`, as float32 factors."""
-        narrow = core.double()
-        return LowRank(a=self.v.T.float().contiguous(), b=(self.u @ narrow).float(), scale=1.0)
+        """A core back in the module's own space, `U M V^T`: float32 factors of rank min(R, S)."""
+        b, a = self.u, self.v.T
+        if b.shape[1] < a.shape[0]:
+            a = core.double() @ a
+        else:
+            b = b @ core.double()
+        return LowRank(a=a.float().contiguous(), b=b.float(), scale=1.0)
 
 
 def core_basis(factors: Sequence[LowRank]) -> CoreBasis:

@@ -13,7 +13,7 @@ from merging.methods.dare_ties import dare_ties
 from merging.methods.method import Method, Values, method
 from merging.methods.parameter import Doc
 from merging.methods.task_arithmetic import task_arithmetic
-from merging.methods.task_vectors import Density, Lambda, WeightOfDelta
+from merging.methods.task_vectors import Density, Lambda, NormalizeAgreeing, WeightOfDelta
 from merging.methods.ties import ties
 from merging.setting import Scalar
 
@@ -37,14 +37,16 @@ def core_space(
     density: Density,
     *,
     inside: Annotated[Inside, Doc("The method that merges in the shared space.")] = "ties",
+    normalize: NormalizeAgreeing = False,
     lambda_: Lambda = 1.0,
 ) -> LowRank:
     """Merge adapters in the space of their stacked factors (2509.17786): `M_i = U^T B_i A_i V` are
-    merged by another method with its own defaults, and `U M V^T` is added to the base.
+    merged by another method, and `U M V^T` is added to the base.
 
     U and V are singular vectors of all B and all A, so nothing is lost on the way in. With task
     arithmetic inside it is task arithmetic; TIES and DARE work on a few thousand numbers for each
-    module, whatever its size. The result has at most the sum of the ranks.
+    module, whatever its size. What else these methods have is at their defaults. The result is one
+    adapter, which has at most the sum of the ranks.
     """
     order = canonical_order({"weight": tuple(weight), "density": tuple(density)}, digests)
     basis = core_basis([factors[i] for i in order])
@@ -52,7 +54,7 @@ def core_space(
     inner = INSIDE[inside]
     merged = merge_tensor(
         inner,
-        _inner_values(inner, weight, density, lambda_),
+        _inner_values(inner, weight, density, normalize, lambda_),
         torch.zeros_like(cores[0]),
         cores,
         seed=seed,
@@ -63,9 +65,14 @@ def core_space(
 
 
 def _inner_values(
-    inner: Method, weight: Sequence[float], density: Sequence[float], factor: float
+    inner: Method,
+    weight: Sequence[float],
+    density: Sequence[float],
+    normalize: bool,
+    factor: float,
 ) -> Values:
     values: dict[str, Scalar | tuple[Scalar, ...]] = {
         p.name: p.default for p in inner.parameters if p.default is not None
     }
-    return values | {"weight": tuple(weight), "density": tuple(density), "lambda": factor}
+    given = {"normalize": normalize, "lambda": factor}
+    return values | {"weight": tuple(weight), "density": tuple(density), **given}

@@ -197,6 +197,7 @@ def method(
     def decorate(function: Callable[..., Merged]) -> Method:
         description = inspect.getdoc(function)
         assert description, f"{name} has no docstring"
+        assert kind != "low_rank" or base == "required", f"{name} has no deltas without a base"
         parameters = parameters_of(function, GIVEN[kind])
         return Method(
             name, title, paper, description, kind, base, min_sources, max_sources, is_random,

@@ -32,10 +32,18 @@ def explain(
         "max_rank": explanation.max_rank,
         "build_seconds": explanation.build_seconds,
         "sources": [_source_json(source) for source in explanation.sources],
+        **_parameters_json(explanation),
         **_variant_json(explanation, built),
         "warnings": [*explanation.warnings, *_source_warnings(plan, sources)],
         "twin": twin(record.document, explanation),
     }
+
+
+def _parameters_json(explanation: Explanation) -> dict[str, JsonValue]:
+    """What a blend by coefficients alone has not."""
+    if not explanation.parameters and explanation.path != "variant":
+        return {}
+    return {"parameters": [_group_json(group) for group in explanation.parameters]}
 
 
 def _variant_json(explanation: Explanation, built: Built | None) -> dict[str, JsonValue]:
@@ -44,7 +52,6 @@ def _variant_json(explanation: Explanation, built: Built | None) -> dict[str, Js
         return {}
     seconds: JsonValue = None if built is None else {**built.seconds_by_phase}
     return {
-        "parameters": [_group_json(group) for group in explanation.parameters],
         "num_layers": explanation.num_layers,
         "num_tensors_written": explanation.num_written,
         "variant": {
@@ -69,7 +76,8 @@ def twin(document: PresetDocument, explanation: Explanation) -> dict[str, JsonVa
     coefficients = {s.name: s.coefficient for s in explanation.sources if s.coefficient is not None}
     if len(coefficients) < len(explanation.sources):
         reasons = [f"{document.method} has no weights that the members could take"]
-    is_linear = explanation.path != "variant" or METHODS[document.method].kind == "linear"
+    kind = METHODS[document.method].kind
+    is_linear = kind == "linear" or (kind == "geometric" and explanation.path != "variant")
     if rule != "task_arithmetic":
         coefficients = {s.name: s.weight for s in explanation.sources if s.weight is not None}
         reasons += _pool_problems(rule, coefficients)

@@ -20,6 +20,9 @@ from server.presets.sources import Source
 NUM_RECENT = 64
 """Plans that are remembered: requests that override weights repeat."""
 
+RECENT_BYTES = 1 << 28
+"""What they may keep in memory beside the sources."""
+
 
 class Planner:
     """Compiles recipes for one base, and remembers the plans that were asked for last.
@@ -32,7 +35,9 @@ class Planner:
         self._resident = resident
         self._gram = GramCache()
         self._layouts = Layouts(base, None if resident is None else resident.shapes)
-        self._recent: Recent[tuple[str, ...], Plan] = Recent(NUM_RECENT)
+        self._recent: Recent[tuple[str, ...], Plan] = Recent(
+            NUM_RECENT, max_bytes=RECENT_BYTES, num_bytes=lambda made: made.own_bytes
+        )
 
     def plan(
         self,

@@ -10,10 +10,19 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """Keeps the `capacity` values that were asked for last. Safe to use from several threads."""
+    """Keeps the `capacity` values that were asked for last, of at most `max_bytes` together, and
+    the last one whatever it takes. Safe to use from several threads.
+    """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        max_bytes: int = 0,
+        num_bytes: Callable[[Value], int] = lambda value: 0,
+    ) -> None:
         self._capacity = capacity
+        self._max_bytes, self._num_bytes = max_bytes, num_bytes
         self._lock = threading.Lock()
         self._values: OrderedDict[Key, Value] = OrderedDict()
 
@@ -27,9 +36,13 @@ class Recent(Generic[Key, Value]):
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
-            if len(self._values) > self._capacity:
+            while len(self._values) > 1 and self._is_over():
                 self._values.popitem(last=False)
         return value
+
+    def _is_over(self) -> bool:
+        total = sum(map(self._num_bytes, self._values.values()))
+        return len(self._values) > self._capacity or total > self._max_bytes
 
     def drop(self, unwanted: Callable[[Value], bool]) -> None:
         """Forget the values of which `unwanted` is true."""

@@ -128,6 +128,33 @@ def test_an_edit_serves_when_it_is_answered(api: Harness) -> None:
     assert ask(api, "tutor@1")[0] == ask(api, "ft")[0]
 
 
+def test_an_adapter_that_is_made_is_edited_like_any_blend(api: Harness) -> None:
+    """core_space serves as a blend, old revisions and weights of a request too; its adapter is the
+    source alone at weight 1, and the base at weight 0.
+    """
+    document = create(api, method="core_space", sources={"math": {"weight": 1.0}})
+    assert document["path"] == "blend"
+    whole, base = ask(api, "math")[0], ask(api, "base")[0]
+    assert ask(api)[0] == whole != base
+    response = api.request("PATCH", PATH, json={"sources": {"math": {"weight": 0.0}}})
+    assert response.status_code == 200, response.text
+    assert ask(api)[0] == base
+    assert ask(api, "tutor@1")[0] == whole
+    body = api.complete(
+        model="tutor",
+        prompt="the cat sat",
+        max_tokens=8,
+        temperature=0,
+        mergeserve={"weights": {"math": 1.0}},
+    ).json()
+    assert (body["choices"][0]["text"], body["mergeserve"]["path"]) == (whole, "blend")
+    assert body["mergeserve"]["digest"] == document["digest"]
+    mixed = {"method": "core_space", "sources": {"math": {}, "ft": {}}, "parameters": {"weight": 1}}
+    refused = api.post("/v1/presets", {"name": "mixed", **mixed})
+    assert refused.status_code == 422
+    assert "ft has none" in refused.text
+
+
 def test_new_content_of_a_source(api: Harness) -> None:
     """A preset follows the content of its source."""
     create(api, method="linear", sources={"ft": {"weight": 1.0}})

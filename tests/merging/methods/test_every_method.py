@@ -22,9 +22,12 @@ IDENTITY: Mapping[str, Mapping[str, float]] = {
 """Values at which the docs of methods without a default say that a source comes out whole."""
 NO_IDENTITY = {"arcee_fusion"}
 
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+TENSOR_METHODS = [m for m in METHODS.values() if m.kind != "low_rank"]
+"""Those that merge tensors; the others have factors: see test_every_low_rank_method.py."""
+
+every_method = pytest.mark.parametrize("method", TENSOR_METHODS, ids=lambda m: m.name)
 random_methods = pytest.mark.parametrize(
-    "method", [m for m in METHODS.values() if m.is_random], ids=lambda m: m.name
+    "method", [m for m in TENSOR_METHODS if m.is_random], ids=lambda m: m.name
 )
 pointwise_methods = pytest.mark.parametrize(
     "method", [m for m in METHODS.values() if m.pointwise], ids=lambda m: m.name
@@ -61,7 +64,7 @@ def merged(
     )
 
 
-@every_method
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
 def test_it_describes_itself(method: Method) -> None:
     """describe() is plain JSON with a text for the method and each parameter, and kinds that a
     client knows; defaults are valid settings.

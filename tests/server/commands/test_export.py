@@ -46,7 +46,15 @@ class Shop:
             "method": "ties",
             "sources": {"full": {"weight": 0.3, "density": 0.5}, "math": {"weight": 0.5}},
         }
-        documents = [{"name": "tutor", **blended}, {"name": "built", **built}]
+        core = {
+            "method": "core_space",
+            "sources": {"math": {"weight": 0.7, "density": 0.5}, "code": {"weight": 0.4}},
+        }
+        documents = [
+            {"name": "tutor", **blended},
+            {"name": "built", **built},
+            {"name": "core", **core},
+        ]
         (root / "presets.yaml").write_text(yaml.safe_dump(documents))
 
     def options(self) -> list[str]:
@@ -76,7 +84,7 @@ def export(
     return printed, float(match[1])
 
 
-@pytest.mark.parametrize("name", ["tutor", "built"])
+@pytest.mark.parametrize("name", ["tutor", "built", "core"])
 def test_a_checkpoint_in_float32_is_the_live_merge(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -87,16 +95,17 @@ def test_a_checkpoint_in_float32_is_the_live_merge(
     assert not (shop.root / "absent.db").exists()
 
 
+@pytest.mark.parametrize("name", ["tutor", "core"])
 def test_an_adapter_is_the_live_blend(
-    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     """As checkpoint and as adapter a blend has the same logits, and PEFT loads the latter."""
     printed, largest = export(
-        capsys, "tutor", tmp_path / "adapter", *shop.options(), "--as", "adapter"
+        capsys, name, tmp_path / "adapter", *shop.options(), "--as", "adapter"
     )
     assert largest < 1e-4
     assert "--max-lora-rank 16" in printed
-    export(capsys, "tutor", tmp_path / "full", *shop.options(), "--dtype", "float32")
+    export(capsys, name, tmp_path / "full", *shop.options(), "--dtype", "float32")
     base = AutoModelForCausalLM.from_pretrained(shop.base)
     model = PeftModel.from_pretrained(base, tmp_path / "adapter")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "full")

@@ -51,6 +51,23 @@ def test_it_is_plain_json(catalog):
     assert json.loads(json.dumps(said, allow_nan=False)) == said
 
 
+def test_a_merge_of_factors_shows_what_it_is_made_of(catalog):
+    """Each source's settings and share, the method's own parameters, and a twin that is near."""
+    sources = {"math": {"weight": 0.25, "density": 0.5}, "code": {"weight": 0.5}}
+    fields = {"method": "core_space", "sources": sources, "parameters": {"inside": "ties"}}
+    catalog.create(preset(**fields), edit=Edit())
+    said = catalog.explain("tutor")
+    code, math = said["sources"]
+    assert (math["coefficient"], math["groups"][0]["values"]) == (
+        0.25,
+        {"weight": 0.25, "density": 0.5},
+    )
+    assert said["parameters"][0]["values"] == {"inside": "ties", "normalize": False, "lambda": 1.0}
+    assert (said["path"], said["max_rank"], code["ranks"]) == ("blend", 4, [2])
+    assert said["twin"]["exact"] is False
+    assert members(said["twin"]) == {"base": 0.25, "math": 0.25, "code": 0.5}
+
+
 def test_the_twin_of_even_weights_is_exact(catalog):
     """Where no coefficient depends on the layer, the ensemble twin has the same coefficients."""
     fields = {"math": {"weight": 0.25}, "code": {"weight": 0.5}}

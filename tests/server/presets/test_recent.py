@@ -36,6 +36,14 @@ def test_the_least_recently_used_is_forgotten():
     assert maker.made == ["a", "b", "c", "b"]
 
 
+def test_what_takes_memory_makes_others_go():
+    """Of values with bytes of their own only as many are kept as fit, and the last one anyway."""
+    recent, maker = Recent[str, str](9, max_bytes=5, num_bytes=len), Maker()
+    for key in ("a", "bb", "ccc", "bb", "a", "dddddd", "dddddd"):
+        recent.get(key, maker(key))
+    assert maker.made == ["a", "bb", "ccc", "a", "dddddd"]
+
+
 def test_values_can_be_dropped():
     """What is unwanted is made again, and the rest is remembered."""
     recent, maker = Recent[str, str](4), Maker()
