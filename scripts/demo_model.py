@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -110,12 +110,3 @@ class DemoModel:
 def chunks(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
     """Consecutive parts of at most `size` examples."""
     return (examples[start : start + size] for start in range(0, len(examples), size))
-
-
-def linears(network: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear layer by name, the head left out."""
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and name != "lm_head"
-    }

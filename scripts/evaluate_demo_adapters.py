@@ -1,7 +1,7 @@
 """Measure the demo adapters, their blends and the demo presets, and write docs/demo-adapters.md.
 
-Run as `python -m scripts.evaluate_demo_adapters`. A blend is compiled by the project's own planner
-and then written densely into the weights, so it is exact up to one rounding to bf16.
+Run as `python -m scripts.evaluate_demo_adapters`, some half an hour on two cores. Every recipe is
+planned and run as the server does it, many answers at a time.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 
 from merging.recipe import Recipe
-from scripts.demo_blender import Blender
 from scripts.demo_data import Skill, make_skills
+from scripts.demo_engine import DemoEngine
 from scripts.demo_model import Score
 from server.demo import demo_presets, demo_sources, ensure_demo_model
 from server.presets.document import PresetDocument
@@ -56,8 +56,7 @@ from 4 bits, so it is not byte for byte the hub's SmolLM2-135M-Instruct.
 
 This page is written by `python -m scripts.evaluate_demo_adapters`. All answers are greedy; each
 score is over {num_held_out} examples that were held out of training, so it moves in steps of
-{step:.2f}. Blends are compiled as the server compiles them, and written densely
-into bf16 weights; a served blend is never rounded into weights, so a rare token may differ.
+{step:.2f}. Everything is planned and run as the server does it, in bfloat16.
 
 {adapters}
 
@@ -97,21 +96,20 @@ class Row:
 
 @dataclass(slots=True)
 class Evaluation:
-    """Evaluates one recipe after another on the same model."""
+    """Evaluates one recipe after another on the same engine."""
 
-    blender: Blender
+    engine: DemoEngine
     skills: Mapping[str, Skill]
     began: float = field(default_factory=time.perf_counter)
 
     def row(self, label: str, recipe: Recipe | None, only: str | None = None) -> Row:
         """A recipe's row, on all skills and samples, or on one skill."""
-        self.blender.load(recipe)
-        model, row = self.blender.model, Row(label)
-        for name in [only] if only else self.skills:
-            row.scores[name] = model.evaluate(self.skills[name])
+        skills = {only: self.skills[only]} if only else self.skills
+        compiled = self.engine.blend(recipe)
+        row = Row(label, self.engine.scores(compiled, skills))
         if not only:
-            answers = model.answers(list(SAMPLES), SAMPLE_TOKENS)
-            row.samples = dict(zip(SAMPLES, answers, strict=True))
+            answers = self.engine.answers(compiled, list(SAMPLES), SAMPLE_TOKENS)
+            row.samples = dict(zip(SAMPLES, (answer.strip() for answer in answers), strict=True))
         shown = ", ".join(f"{name} {score.score:.2f}" for name, score in row.scores.items())
         print(f"{time.perf_counter() - self.began:5.0f} s  {label}: {shown}", flush=True)
         return row
@@ -228,7 +226,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = options.base or ensure_demo_model()
-    write(Evaluation(Blender(folder), make_skills(num_held_out=options.held_out)), options.out)
+    write(Evaluation(DemoEngine(folder), make_skills(num_held_out=options.held_out)), options.out)
 
 
 if __name__ == "__main__":
