@@ -10,6 +10,7 @@ from server.api.body import json_body
 from server.api.chat import ChatView
 from server.api.completions import CompletionView
 from server.api.generation import Generation
+from server.api.groups import shown_members
 from server.api.lifecycle import ServiceDep
 from server.api.prompts import encode_messages, encode_prompts
 from server.api.sampling import Limits, chat_sampling, completion_sampling
@@ -39,6 +40,7 @@ async def create_completion(
         body.num_choices,
         echo=bool(body.echo),
         logprobs=body.logprobs is not None,
+        members=shown_members(served, body.members_top_k),
     )
     generation = Generation.submit(service, served, prompts, sampling, body.num_choices)
     return await _answer(request, body, generation, view)
@@ -56,7 +58,8 @@ async def create_chat_completion(
     prompt = await encode_messages(body.messages, service.tokenizer, served.members)
     limits = _limits(service, "messages", prompt.longest)
     sampling = chat_sampling(body, served.defaults, limits)
-    view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs))
+    members = shown_members(served, body.members_top_k)
+    view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs), members=members)
     generation = Generation.submit(service, served, [prompt], sampling, body.num_choices)
     return await _answer(request, body, generation, view)
 

@@ -1,15 +1,21 @@
 """From what a model string means to weights: at once where they are there, else when built."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 
+from merging.blend import Blend
 from server.engine.variant import Variant
 from server.errors import UnavailableError, UnprocessableError
 from server.presets.jobs import RETRY_SECONDS
+from server.presets.resolved import Resolved
 from server.presets.resolver import Resolver
-from server.presets.served import Overrides, Resolved, Served
+from server.presets.served import Overrides, Served
 from server.presets.snapshot import Snapshot
 from server.presets.variants import Variants
 from server.presets.workshop import BuildError
+
+Weights = Future[Blend] | Future[Variant]
+"""The weights of one row, now or later."""
 
 
 class Caller:
@@ -30,14 +36,18 @@ class Caller:
         """
         resolved = self._resolver.resolve(snapshot, model, overrides)
         future: Future[Served] = Future()
-        if resolved.plan.variant is None:
-            future.set_result(resolved.served(resolved.plan.blend))
-            return future
+        plans = [member.plan for member in resolved.members]
         try:
-            asked = self._variants.ask(resolved.plan, lambda: not future.cancelled())
+            self._variants.check_all(plans)
+            asked: list[Weights] = [
+                _ready(plan.blend)
+                if plan.variant is None
+                else self._variants.ask(plan, lambda: not future.cancelled())
+                for plan in plans
+            ]
         except BuildError as error:
             raise _refused(resolved, error) from error
-        asked.add_done_callback(lambda done: _pass_on(done, future, resolved))
+        _pass_on(asked, future, resolved)
         return future
 
     def resolve(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Served:
@@ -59,16 +69,27 @@ class Caller:
         )
 
 
-def _pass_on(done: Future[Variant], future: Future[Served], resolved: Resolved) -> None:
+def _ready(blend: Blend) -> Future[Blend]:
+    done: Future[Blend] = Future()
+    done.set_result(blend)
+    return done
+
+
+def _pass_on(asked: Sequence[Weights], future: Future[Served], resolved: Resolved) -> None:
+    """Complete `future` when all that was asked for is there, or with the first error."""
+    for each in asked:
+        if not each.done():
+            each.add_done_callback(lambda _: _pass_on(asked, future, resolved))
+            return
     if not future.set_running_or_notify_cancel():
         return  # nobody waits any more
-    error = done.exception()
-    if error is None:
-        future.set_result(resolved.served(done.result()))
-    elif isinstance(error, BuildError):
-        future.set_exception(_refused(resolved, error))
+    errors = [error for each in asked if (error := each.exception()) is not None]
+    if not errors:
+        future.set_result(resolved.served([each.result() for each in asked]))
+    elif isinstance(errors[0], BuildError):
+        future.set_exception(_refused(resolved, errors[0]))
     else:
-        future.set_exception(error)
+        future.set_exception(errors[0])
 
 
 def _refused(resolved: Resolved, error: BuildError) -> UnprocessableError:
