@@ -1,19 +1,24 @@
 """From what a model string means to weights: at once where they are there, else when built."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from typing import TypeVar
 
 from merging.blend import Blend
 from server.engine.variant import Variant
 from server.errors import UnavailableError, UnprocessableError
+from server.presets.ensembles import EnsembleMember
 from server.presets.jobs import RETRY_SECONDS
 from server.presets.resolved import Resolved
 from server.presets.resolver import Resolver
-from server.presets.served import Overrides, Served
+from server.presets.served import Overrides, Served, ServedMember
 from server.presets.snapshot import Snapshot
 from server.presets.variants import Variants
+from server.presets.weighing import Weighing
 from server.presets.workshop import BuildError
 
+Made = TypeVar("Made")
 Weights = Future[Blend] | Future[Variant]
 """The weights of one row, now or later."""
 
@@ -34,9 +39,42 @@ class Caller:
         The future is the caller's own: who waits no more cancels it. It fails with
         UnprocessableError if they cannot be built.
         """
-        resolved = self._resolver.resolve(snapshot, model, overrides)
-        future: Future[Served] = Future()
-        plans = [member.plan for member in resolved.members]
+        return self._served(self._resolver.resolve(snapshot, model, overrides))
+
+    def begin_weighing(
+        self, snapshot: Snapshot, model: str, overrides: Overrides
+    ) -> Future[Weighing]:
+        """The sources among which a request's prompt is to choose, in the same way."""
+        auto = overrides.auto
+        assert auto is not None, "nothing is to be chosen"
+        candidates = self._resolver.candidates(snapshot, model, overrides)
+
+        def finish(weights: Mapping[str, float]) -> Future[Served]:
+            if auto == "route":
+                return self._served(candidates.route(weights))
+            chosen = replace(candidates.overrides, weights=weights)
+            resolved = self._resolver.resolve(snapshot, model, chosen)
+            return self._served(replace(resolved, weights=weights))
+
+        def weighing(own: Sequence[Blend | Variant]) -> Weighing:
+            pairs = zip(candidates.sources, own, strict=True)
+            sources = tuple(ServedMember(source.name, weights) for source, weights in pairs)
+            return Weighing(auto, overrides.weights_temperature or 1.0, sources, finish)
+
+        return self._with_weights(candidates.preset, candidates.sources, weighing)
+
+    def _served(self, resolved: Resolved) -> Future[Served]:
+        return self._with_weights(resolved, resolved.members, resolved.served)
+
+    def _with_weights(
+        self,
+        resolved: Resolved,
+        members: Sequence[EnsembleMember],
+        make: Callable[[Sequence[Blend | Variant]], Made],
+    ) -> Future[Made]:
+        """What `make` makes of the members' weights, once all are there."""
+        future: Future[Made] = Future()
+        plans = [member.plan for member in members]
         try:
             self._variants.check_all(plans)
             asked: list[Weights] = [
@@ -47,7 +85,7 @@ class Caller:
             ]
         except BuildError as error:
             raise _refused(resolved, error) from error
-        _pass_on(asked, future, resolved)
+        _pass_on(asked, future, resolved, make)
         return future
 
     def resolve(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Served:
@@ -75,17 +113,22 @@ def _ready(blend: Blend) -> Future[Blend]:
     return done
 
 
-def _pass_on(asked: Sequence[Weights], future: Future[Served], resolved: Resolved) -> None:
+def _pass_on(
+    asked: Sequence[Weights],
+    future: Future[Made],
+    resolved: Resolved,
+    make: Callable[[Sequence[Blend | Variant]], Made],
+) -> None:
     """Complete `future` when all that was asked for is there, or with the first error."""
     for each in asked:
         if not each.done():
-            each.add_done_callback(lambda _: _pass_on(asked, future, resolved))
+            each.add_done_callback(lambda _: _pass_on(asked, future, resolved, make))
             return
     if not future.set_running_or_notify_cancel():
         return  # nobody waits any more
     errors = [error for each in asked if (error := each.exception()) is not None]
     if not errors:
-        future.set_result(resolved.served([each.result() for each in asked]))
+        future.set_result(make([each.result() for each in asked]))
     elif isinstance(errors[0], BuildError):
         future.set_exception(_refused(resolved, errors[0]))
     else:

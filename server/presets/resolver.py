@@ -17,7 +17,7 @@ from server.errors import (
 )
 from server.presets.document import PresetDocument
 from server.presets.ensemble_settings import EnsembleSettings
-from server.presets.ensembles import Ensemble, EnsemblePlanner, FindModel
+from server.presets.ensembles import Ensemble, EnsembleMember, EnsemblePlanner, FindModel
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.names import ModelString, is_base, model_not_found, parse_model_string
 from server.presets.overriding import (
@@ -35,6 +35,7 @@ from server.presets.resolved import Resolved
 from server.presets.served import Mode, Overrides
 from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source
+from server.presets.weighing import Candidates
 
 LIST_MODELS = "GET /v1/models lists those that do."
 
@@ -63,6 +64,35 @@ class Resolver:
         if is_base(parsed.name, self._planner.base):
             raise model_not_found(model, "The base has no revisions and no modes.")
         raise model_not_found(model, LIST_MODELS)
+
+    def candidates(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Candidates:
+        """The sources of a preset among which a request's prompt is to choose.
+
+        What would be refused with weights of the request's own is refused here.
+        """
+        if overrides.recipe is not None or is_base(model, self._planner.base):
+            check_no_weights(overrides, "a recipe" if overrides.recipe else "the base")
+        parsed = parse_model_string(model)
+        preset = snapshot.presets.get(parsed.name)
+        chosen = replace(overrides, auto=None, weights_temperature=None)
+        if preset is None:
+            check_no_weights(overrides, self.resolve(snapshot, model, chosen).model)
+            raise AssertionError("what is no preset has no weights")
+        serving = self.serving(preset, parsed.revision)
+        document, plan = serving.stored.record.document, serving.plan
+        names = sorted(document.sources.keys() & plan.sources.keys())
+        if overrides.auto == "route":
+            self._check_level(document, ("weights",), "other weights")
+            mode = self._mode(document, asked_mode(parsed.mode, overrides))
+            if mode == "merge":
+                check_only_merges(overrides)
+            resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
+            resolved = replace(resolved, mode=mode)
+        else:
+            even = dict.fromkeys(names, 1.0 / len(names))
+            resolved = self.resolve(snapshot, model, replace(chosen, weights=even))
+        sources = (EnsembleMember(n, self._ensembles.source(n, plan)) for n in names)
+        return Candidates(resolved, tuple(sources), chosen)
 
     def serving(self, preset: Preset, revision: int | None) -> Serving:
         """The revision that a request for a preset gets."""
