@@ -37,6 +37,9 @@ ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 EDIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 BUILD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
+DIVERGENCE_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.4)
+AGREEMENT_BUCKETS = (0.0, 0.2, 0.25, 0.34, 0.4, 0.5, 0.6, 0.67, 0.75, 0.8, 0.9, 1.0)
+
 REQUEST_LABELS = ("preset", "mode", "path")
 
 
@@ -117,9 +120,22 @@ class Metrics:
             REQUEST_BUCKETS,
             REQUEST_LABELS,
         )
+        self._divergence = self._histogram(
+            "ensemble_member_divergence_nats",
+            "Generalised Jensen-Shannon divergence of an ensemble's members, at sampled tokens.",
+            DIVERGENCE_BUCKETS,
+            ("preset", "mode"),
+        )
+        self._agreement = self._histogram(
+            "ensemble_member_agreement_ratio",
+            "Share of an ensemble's members whose best token is the ensemble's, at sampled tokens.",
+            AGREEMENT_BUCKETS,
+            ("preset", "mode"),
+        )
         self._by_preset = (
             *(self._requests, self._prompt_tokens, self._generation_tokens, self._first_token),
             *(self._inter_token, self._end_to_end, self._queue_time),
+            *(self._divergence, self._agreement),
         )
 
     def _define_engine(self) -> None:
@@ -218,6 +234,9 @@ class Metrics:
         inter_token = self._inter_token.labels(*labels)
         for seconds in stats.inter_token_seconds:
             inter_token.observe(seconds)
+        for disagreement in stats.disagreements:
+            self._divergence.labels(labels[0], stats.mode).observe(disagreement.divergence)
+            self._agreement.labels(labels[0], stats.mode).observe(disagreement.agreement)
 
     def _preset_label(self, preset: str) -> str:
         with self._lock:

@@ -24,8 +24,12 @@ CHUNK_KIND = "chat.completion.chunk"
 class ChatView:
     """Shows what the engine generates as messages of the assistant."""
 
-    def __init__(self, served: Served, tokenizer: Tokenizer, *, logprobs: bool) -> None:
+    def __init__(
+        self, served: Served, tokenizer: Tokenizer, *, logprobs: bool, members: Sequence[str] = ()
+    ) -> None:
+        """`members`: the names of those whose own log-probabilities are shown too."""
         self.envelope = Envelope.new(served, "chatcmpl")
+        self._members = members
         self._tokenizer = tokenizer
         self._logprobs = logprobs
         self._started: set[int] = set()
@@ -61,7 +65,7 @@ class ChatView:
         return self.envelope.wrap(CHUNK_KIND, [])
 
     def _logprobs_of(self, tokens: Sequence[TokenLogprobs]) -> ChatLogprobs | None:
-        return chat_logprobs(tokens, self._tokenizer) if self._logprobs else None
+        return chat_logprobs(tokens, self._tokenizer, self._members) if self._logprobs else None
 
 
 def _chunk_choice(index: int, delta: Delta) -> ChatChunkChoice:

@@ -25,10 +25,13 @@ class CompletionView:
         *,
         echo: bool,
         logprobs: bool,
+        members: Sequence[str] = (),
     ) -> None:
+        """`members`: the names of those whose own log-probabilities are shown too."""
         self.envelope = Envelope.new(served, "cmpl")
         self._tokenizer = tokenizer
         self._logprobs = logprobs
+        self._members = members
         self._echoes = [_echo(prompt, tokenizer) if echo else "" for prompt in prompts]
         self._num_choices = num_choices
         offsets = [
@@ -80,7 +83,7 @@ class CompletionView:
     ) -> CompletionLogprobs | None:
         if not self._logprobs:
             return None
-        return completion_logprobs(tokens, self._tokenizer, self._offsets[index])
+        return completion_logprobs(tokens, self._tokenizer, self._offsets[index], self._members)
 
 
 def _echo(prompt: EncodedPrompt, tokenizer: Tokenizer) -> str:

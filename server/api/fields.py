@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainValidator,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 Prompt = str | tuple[int, ...]
@@ -109,5 +117,19 @@ def _name(value: object) -> str:
     return "null" if value is None else type(value).__name__
 
 
+AUTO_WEIGHTS = ("auto:prompt_perplexity", "auto:route")
+
+
+def _weights(value: object, parse_numbers: ValidatorFunctionWrapHandler) -> object:
+    if not isinstance(value, str):
+        return parse_numbers(value)
+    if value not in AUTO_WEIGHTS:
+        _fail("weights_type", f"must be numbers by source, or one of {', '.join(AUTO_WEIGHTS)}")
+    return value
+
+
+# A union would name its parts in the path of every error.
+Weights = Annotated[dict[str, float], WrapValidator(_weights)]
+"""Weights by source, or the name of a way to choose them, a string."""
 Prompts = Annotated[Sequence[Prompt], PlainValidator(parse_prompts)]
 Content = Annotated[str, PlainValidator(parse_content)]

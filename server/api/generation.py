@@ -10,7 +10,7 @@ from typing import Self
 from server.api.errors import EngineFailedError, RequestTimeoutError
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
-from server.api.responses import PromptTokensDetails, Usage
+from server.api.responses import EnsembleUsage, PromptTokensDetails, Usage
 from server.api.service import Service
 from server.engine.async_engine import Stream
 from server.engine.request import (
@@ -52,7 +52,11 @@ class Generation:
     """What the engine makes of a request, output by output, and what it used."""
 
     def __init__(
-        self, streams: Sequence[Stream], prompts: Sequence[EncodedPrompt], timeout: float | None
+        self,
+        streams: Sequence[Stream],
+        served: Served,
+        prompts: Sequence[EncodedPrompt],
+        timeout: float | None,
     ) -> None:
         assert len(streams) % len(prompts) == 0
         self._streams = streams
@@ -63,7 +67,8 @@ class Generation:
             asyncio.ensure_future(self._pump(index, stream)) for index, stream in enumerate(streams)
         ]
         self._num_open = len(streams)
-        self._prompt_lens = [len(prompt.token_ids) for prompt in prompts]
+        self._served = served
+        self._prompts = prompts
         self._cached = [0] * len(prompts)
         self._num_choices = len(streams) // len(prompts)
         self._num_generated = 0
@@ -83,7 +88,7 @@ class Generation:
             for prompt in prompts
             for request in _requests(served, prompt, sampling, num_choices)
         ]
-        return cls(service.engine.submit(requests), prompts, service.request_timeout)
+        return cls(service.engine.submit(requests), served, prompts, service.request_timeout)
 
     def __aiter__(self) -> Self:
         return self
@@ -118,13 +123,27 @@ class Generation:
             stream.cancel()
 
     def usage(self) -> Usage:
-        """The tokens used so far. A prompt counts once, whatever its number of choices."""
-        prompt_tokens = sum(self._prompt_lens)
-        return Usage(
+        """The tokens used so far. A prompt counts once, whatever its number of choices and of
+        members.
+        """
+        prompt_tokens = sum(len(prompt.token_ids) for prompt in self._prompts)
+        usage = Usage(
             prompt_tokens=prompt_tokens,
             completion_tokens=self._num_generated,
             total_tokens=prompt_tokens + self._num_generated,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self._cached)),
+        )
+        if self._served.combination is not None:
+            usage.mergeserve = self._ensemble_usage()
+        return usage
+
+    def _ensemble_usage(self) -> EnsembleUsage:
+        rows = [row for prompt in self._prompts for row in engine_members(self._served, prompt)]
+        num_members = len(self._served.members)
+        return EnsembleUsage(
+            members=num_members,
+            member_prompt_tokens=sum(len(row.prompt) for row in rows),
+            member_forwards=num_members * self._num_generated,
         )
 
     async def _pump(self, index: int, stream: Stream) -> None:

@@ -16,6 +16,18 @@ def engine_members(served: Served, prompt: EncodedPrompt) -> tuple[Member, ...]:
     )
 
 
+def shown_members(served: Served, members_top_k: int | None) -> tuple[str, ...]:
+    """The members whose own log-probabilities a request asks for, in the order of their rows."""
+    if members_top_k is None:
+        return ()
+    if served.combination is None:
+        raise InvalidRequestError(
+            "mergeserve.members_top_k: a merge has no members; they are an ensemble's",
+            param="mergeserve.members_top_k",
+        )
+    return tuple(member.name for member in served.members)
+
+
 def compile_rules(served: Served, temperature: float) -> tuple[Rule | None, Rule | None]:
     """How the rows become one distribution at temperature 1, and the one that tokens are drawn
     from where that differs. None and None for one row. InvalidRequestError for a temperature

@@ -3,7 +3,14 @@
 import codecs
 from collections.abc import Sequence
 
-from server.api.responses import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
+from server.api.responses import (
+    ChatLogprobs,
+    CompletionLogprobs,
+    MemberLogprob,
+    MemberLogprobs,
+    TokenLogprob,
+    TopLogprob,
+)
 from server.engine.request import TokenLogprobs
 from server.engine.tokenizer import Tokenizer
 
@@ -30,17 +37,40 @@ class TextOffsets:
 
 
 def completion_logprobs(
-    tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer, offsets: TextOffsets
+    tokens: Sequence[TokenLogprobs],
+    tokenizer: Tokenizer,
+    offsets: TextOffsets,
+    members: Sequence[str] = (),
 ) -> CompletionLogprobs:
-    """The parallel lists of `/v1/completions`."""
-    return CompletionLogprobs(
+    """The parallel lists of `/v1/completions`, and those of each of the `members` by itself."""
+    logprobs = CompletionLogprobs(
         tokens=[tokenizer.token_text(token.token_id) for token in tokens],
-        token_logprobs=[
-            None if token.logprob is None else _finite(token.logprob) for token in tokens
-        ],
+        token_logprobs=[_logprob(token) for token in tokens],
         top_logprobs=[_alternatives(token, tokenizer) for token in tokens],
         text_offset=[offsets.advance(tokenizer.token_bytes(token.token_id)) for token in tokens],
     )
+    if members:
+        logprobs.members = {
+            name: _member_lists([_of_member(token, index) for token in tokens], tokenizer)
+            for index, name in enumerate(members)
+        }
+    return logprobs
+
+
+def _member_lists(tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> MemberLogprobs:
+    return MemberLogprobs(
+        token_logprobs=[_logprob(token) for token in tokens],
+        top_logprobs=[_alternatives(token, tokenizer) for token in tokens],
+    )
+
+
+def _of_member(token: TokenLogprobs, index: int) -> TokenLogprobs:
+    """What a member says of a token; nothing of a prompt's."""
+    return token.members[index] if token.members else TokenLogprobs(token.token_id)
+
+
+def _logprob(token: TokenLogprobs) -> float | None:
+    return None if token.logprob is None else _finite(token.logprob)
 
 
 def _finite(logprob: float) -> float:
@@ -58,23 +88,38 @@ def _alternatives(token: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float
     return found
 
 
-def chat_logprobs(tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> ChatLogprobs:
-    """The entries of `/v1/chat/completions`."""
-    return ChatLogprobs(content=[_entry(token, tokenizer) for token in tokens], refusal=None)
+def chat_logprobs(
+    tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer, members: Sequence[str] = ()
+) -> ChatLogprobs:
+    """The entries of `/v1/chat/completions`, with what each of the `members` says by itself."""
+    entries = [_entry(token, tokenizer, members) for token in tokens]
+    return ChatLogprobs(content=entries, refusal=None)
 
 
-def _entry(token: TokenLogprobs, tokenizer: Tokenizer) -> TokenLogprob:
+def _entry(token: TokenLogprobs, tokenizer: Tokenizer, members: Sequence[str]) -> TokenLogprob:
     assert token.logprob is not None, "only a prompt's first token has no log-probability"
-    return TokenLogprob(
+    entry = TokenLogprob(
         token=tokenizer.token_text(token.token_id),
         logprob=_finite(token.logprob),
         bytes=list(tokenizer.token_bytes(token.token_id)),
-        top_logprobs=[
-            TopLogprob(
-                token=tokenizer.token_text(token_id),
-                logprob=_finite(logprob),
-                bytes=list(tokenizer.token_bytes(token_id)),
-            )
-            for token_id, logprob in token.top
-        ],
+        top_logprobs=_top(token, tokenizer),
     )
+    if members:
+        entry.members = {
+            name: MemberLogprob(
+                logprob=_finite(own.logprob or 0.0), top_logprobs=_top(own, tokenizer)
+            )
+            for name, own in zip(members, token.members, strict=True)
+        }
+    return entry
+
+
+def _top(token: TokenLogprobs, tokenizer: Tokenizer) -> list[TopLogprob]:
+    return [
+        TopLogprob(
+            token=tokenizer.token_text(token_id),
+            logprob=_finite(logprob),
+            bytes=list(tokenizer.token_bytes(token_id)),
+        )
+        for token_id, logprob in token.top
+    ]

@@ -1,8 +1,9 @@
-"""`GET /v1/methods`: every merge method with its parameters, defaults, bounds and paper."""
+"""`GET /v1/methods`: every merge method and rule with its parameters, defaults, bounds, paper."""
 
 from fastapi import APIRouter
 from pydantic import JsonValue
 
+from ensemble.catalog import RULES
 from merging.methods import METHODS
 
 router = APIRouter()
@@ -10,5 +11,6 @@ router = APIRouter()
 
 @router.get("/v1/methods")
 def list_methods() -> dict[str, JsonValue]:
-    """The methods that a recipe can name."""
-    return {"object": "list", "data": [method.describe() for method in METHODS.values()]}
+    """The methods that a recipe can name, and the rules that an ensemble can."""
+    rules = [{"kind": "rule", **rule.describe()} for rule in RULES.values()]
+    return {"object": "list", "data": [*rules, *(method.describe() for method in METHODS.values())]}

@@ -1,5 +1,6 @@
 """The OpenAI routes. From here follow `Generation.submit` to the engine."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -10,12 +11,14 @@ from server.api.body import json_body
 from server.api.chat import ChatView
 from server.api.completions import CompletionView
 from server.api.generation import Generation
+from server.api.groups import shown_members
 from server.api.lifecycle import ServiceDep
-from server.api.prompts import encode_messages, encode_prompts
+from server.api.prompts import EncodedPrompt, encode_messages, encode_prompts
 from server.api.sampling import Limits, chat_sampling, completion_sampling
-from server.api.schemas import ChatBody, CompletionBody
+from server.api.schemas import ChatBody, CompletionBody, GenerationBody
 from server.api.service import Service
 from server.errors import InvalidRequestError
+from server.presets.served import Served, ServedMember
 
 router = APIRouter()
 
@@ -27,9 +30,12 @@ async def create_completion(
     body: Annotated[CompletionBody, Depends(json_body(CompletionBody))],
 ) -> Response:
     """Continue one or more prompts."""
-    served = await service.resolve(body.model, body.overrides)
     _check_num_streams(service, len(body.prompt) * body.num_choices, "prompt")
-    prompts = await encode_prompts(body.prompt, service.tokenizer, served.members)
+
+    async def encode(members: Sequence[ServedMember]) -> Sequence[EncodedPrompt]:
+        return await encode_prompts(body.prompt, service.tokenizer, members)
+
+    served, prompts = await _resolve(service, body, encode)
     longest = max(prompt.longest for prompt in prompts)
     sampling = completion_sampling(body, served.defaults, _limits(service, "prompt", longest))
     view = CompletionView(
@@ -39,6 +45,7 @@ async def create_completion(
         body.num_choices,
         echo=bool(body.echo),
         logprobs=body.logprobs is not None,
+        members=shown_members(served, body.members_top_k),
     )
     generation = Generation.submit(service, served, prompts, sampling, body.num_choices)
     return await _answer(request, body, generation, view)
@@ -51,12 +58,16 @@ async def create_chat_completion(
     body: Annotated[ChatBody, Depends(json_body(ChatBody))],
 ) -> Response:
     """Answer a conversation."""
-    served = await service.resolve(body.model, body.overrides)
     _check_num_streams(service, body.num_choices, "n")
-    prompt = await encode_messages(body.messages, service.tokenizer, served.members)
+
+    async def encode(members: Sequence[ServedMember]) -> Sequence[EncodedPrompt]:
+        return [await encode_messages(body.messages, service.tokenizer, members)]
+
+    served, (prompt,) = await _resolve(service, body, encode)
     limits = _limits(service, "messages", prompt.longest)
     sampling = chat_sampling(body, served.defaults, limits)
-    view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs))
+    members = shown_members(served, body.members_top_k)
+    view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs), members=members)
     generation = Generation.submit(service, served, [prompt], sampling, body.num_choices)
     return await _answer(request, body, generation, view)
 
@@ -71,6 +82,27 @@ def list_models(service: ServiceDep) -> dict[str, JsonValue]:
 def get_model(model_id: str, service: ServiceDep) -> dict[str, JsonValue]:
     """One thing that can be called as `model`."""
     return service.catalog.model(model_id).to_json()
+
+
+async def _resolve(
+    service: Service,
+    body: GenerationBody,
+    encode: Callable[[Sequence[ServedMember]], Awaitable[Sequence[EncodedPrompt]]],
+) -> tuple[Served, Sequence[EncodedPrompt]]:
+    """What the request is pinned to, and its prompts as the members of that read them."""
+    overrides = body.overrides
+    if overrides is None or overrides.auto is None:
+        served = await service.resolve(body.model, overrides)
+        return served, await encode(served.members)
+    prompts = await encode(())
+    if len(prompts) > 1:
+        raise InvalidRequestError(
+            f"mergeserve.weights: are chosen by the prompt, and the request has {len(prompts)}: "
+            "send each by itself",
+            param="mergeserve.weights",
+        )
+    served = await service.resolve_for(body.model, overrides, prompts[0])
+    return served, await encode(served.members)
 
 
 async def _answer(

@@ -14,19 +14,38 @@ from server.presets.served import Mode, Served, ServedPath
 
 
 class Provenance(BaseModel):
-    """The extension key `mergeserve`: what produced the answer."""
+    """The extension key `mergeserve`: what produced the answer.
+
+    `rule` is an ensemble's; `twin` is set where it is not exactly that of the merge. `weights` are
+    those that were chosen for the prompt.
+    """
 
     preset: str | None
     revision: int | None
     digest: str
     mode: Mode
     path: ServedPath
+    rule: str | None = None
+    twin: Literal["approximate"] | None = None
+    weights: dict[str, float] | None = None
 
 
 class PromptTokensDetails(BaseModel):
     """How much of the prompt did not need to be read."""
 
     cached_tokens: int
+
+
+class EnsembleUsage(BaseModel):
+    """What an ensemble's members took beside what a request counts once.
+
+    `members` run in a group; `member_prompt_tokens` are those that they read, each its prompt;
+    `member_forwards` are their forwards for the generated tokens, one by each for each.
+    """
+
+    members: int
+    member_prompt_tokens: int
+    member_forwards: int
 
 
 class Usage(BaseModel):
@@ -36,6 +55,14 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    mergeserve: EnsembleUsage | None = None
+
+
+class MemberLogprobs(BaseModel):
+    """What one member says of the tokens: parallel lists, null for those of an echoed prompt."""
+
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
 
 
 class CompletionLogprobs(BaseModel):
@@ -45,6 +72,7 @@ class CompletionLogprobs(BaseModel):
     token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+    members: dict[str, MemberLogprobs] | None = None
 
 
 class CompletionChoice(BaseModel):
@@ -64,10 +92,18 @@ class TopLogprob(BaseModel):
     bytes: list[int]
 
 
+class MemberLogprob(BaseModel):
+    """What one member says of the chosen token, and its own most likely ones."""
+
+    logprob: float
+    top_logprobs: list[TopLogprob]
+
+
 class TokenLogprob(TopLogprob):
     """The token that was chosen, and the most likely ones."""
 
     top_logprobs: list[TopLogprob]
+    members: dict[str, MemberLogprob] | None = None
 
 
 class ChatLogprobs(BaseModel):
@@ -143,13 +179,20 @@ class Envelope:
     def provenance(self) -> Provenance:
         """What produces the answer."""
         served = self.served
-        return Provenance(
+        provenance = Provenance(
             preset=served.preset,
             revision=served.revision,
             digest=served.digest,
             mode=served.mode,
             path=served.path,
         )
+        if served.combination is not None:
+            provenance.rule = served.combination.rule
+        if not served.is_exact:
+            provenance.twin = "approximate"
+        if served.weights is not None:
+            provenance.weights = dict(served.weights)
+        return provenance
 
     def wrap(self, kind: str, choices: Sequence[Choice]) -> Answer:
         """An answer with these choices; usage and provenance are left to the caller."""

@@ -99,6 +99,7 @@ def _sampling(
         seed=body.seed if body.seed is not None else defaults.seed,
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        member_logprobs=body.members_top_k,
     )
 
 

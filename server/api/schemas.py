@@ -7,8 +7,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from server.api.fields import Bias, Content, Prompts, StopStrings, TokenId, neutral, refuse
-from server.presets.served import Overrides
+from server.api.fields import (
+    Bias,
+    Content,
+    Prompts,
+    StopStrings,
+    TokenId,
+    Weights,
+    neutral,
+    refuse,
+)
+from server.presets.ensemble_settings import Alpha, MemberName, MemberSettings, TemperatureOrder
+from server.presets.served import Auto, Overrides
 
 
 class Body(BaseModel):
@@ -28,13 +38,39 @@ class Extension(Body):
     """The extension key `mergeserve` of a request."""
 
     mode: Literal["merge", "ensemble"] | None = None
-    weights: dict[str, float] | None = None
+    weights: Weights | None = None
+    weights_temperature: Annotated[float, Field(gt=0)] | None = None
     rule: str | None = None
+    temperature_order: TemperatureOrder | None = None
+    plausibility_alpha: Alpha | None = None
+    members: dict[MemberName, MemberSettings] | None = None
+    members_top_k: Annotated[int, Field(ge=0, le=20)] | None = None
     recipe: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="after")
+    def _check_weights_temperature(self) -> Self:
+        weights: object = self.weights
+        if self.weights_temperature is not None and weights != "auto:prompt_perplexity":
+            refuse("weights_temperature", 'needs "weights": "auto:prompt_perplexity"')
+        return self
 
     def overrides(self) -> Overrides:
         """The same for the catalog."""
-        return Overrides(self.mode, self.weights, self.rule, self.recipe)
+        given: object = self.weights
+        auto: Auto | None = None
+        if isinstance(given, str):
+            auto = "route" if given == "auto:route" else "prompt_perplexity"
+        return Overrides(
+            mode=self.mode,
+            weights=self.weights if auto is None else None,
+            rule=self.rule,
+            recipe=self.recipe,
+            auto=auto,
+            weights_temperature=self.weights_temperature,
+            temperature_order=self.temperature_order,
+            plausibility_alpha=self.plausibility_alpha,
+            members=self.members or {},
+        )
 
 
 class GenerationBody(Body):
@@ -76,6 +112,11 @@ class GenerationBody(Body):
         """What the request changes of the preset."""
         return None if self.mergeserve is None else self.mergeserve.overrides()
 
+    @property
+    def members_top_k(self) -> int | None:
+        """How many alternatives of each member of an ensemble to report; None for nothing."""
+        return None if self.mergeserve is None else self.mergeserve.members_top_k
+
     @model_validator(mode="after")
     def _check_stream_options(self) -> Self:
         if self.stream_options is not None and not self.stream:
@@ -98,6 +139,12 @@ class CompletionBody(GenerationBody):
             refuse(
                 "best_of", f"is not supported: leave it out, or send n = {self.num_choices} or 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_members_top_k(self) -> Self:
+        if self.members_top_k is not None and self.logprobs is None:
+            refuse("mergeserve.members_top_k", "needs logprobs")
         return self
 
     @model_validator(mode="after")
@@ -178,6 +225,8 @@ class ChatBody(GenerationBody):
     def _check_logprobs(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             refuse("top_logprobs", "needs logprobs: true")
+        if self.members_top_k is not None and not self.logprobs:
+            refuse("mergeserve.members_top_k", "needs logprobs: true")
         return self
 
 

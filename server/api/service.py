@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -9,8 +10,12 @@ from typing import ParamSpec, TypeVar
 from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
+from ensemble.errors import StatisticsError
+from server.api.prompts import EncodedPrompt
+from server.api.source_scores import score_sources
 from server.engine.async_engine import AsyncEngine
 from server.engine.tokenizer import Tokenizer
+from server.errors import InvalidRequestError
 from server.presets.catalog import Catalog
 from server.presets.served import Overrides, Served
 
@@ -19,6 +24,7 @@ NUM_EDITS = 32
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+Awaited = TypeVar("Awaited")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +63,22 @@ class Service:
         else:  # An older revision is read from the database, and overrides compile a plan of their
             # own: not on the thread that serves everybody's streams.
             future = await run_in_threadpool(begin, model, overrides)
+        return await self._wait(future, model)
+
+    async def resolve_for(self, model: str, overrides: Overrides, prompt: EncodedPrompt) -> Served:
+        """The same with weights that are chosen by the prompt: its likelihood under each source."""
+        begin = self.catalog.begin_weighing
+        weighing = await self._wait(await run_in_threadpool(begin, model, overrides), model)
+        scores = await score_sources(self.engine, weighing.sources, prompt, self.request_timeout)
+        try:
+            weights = weighing.weights(scores)
+        except StatisticsError as error:
+            raise InvalidRequestError(
+                f"mergeserve.weights: {error}", param="mergeserve.weights"
+            ) from error
+        return await self._wait(await run_in_threadpool(weighing.finish, weights), model)
+
+    async def _wait(self, future: Future[Awaited], model: str) -> Awaited:
         if future.done():
             return future.result()
         try:

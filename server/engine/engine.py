@@ -5,13 +5,16 @@ at a time.
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from ensemble.errors import EnsembleError
 from server.engine.config import EngineConfig
 from server.engine.detokenizer import Decode, Detokenizer
-from server.engine.group import FAILED, Group
+from server.engine.disagreement import EVERY_TOKENS, Disagreement
+from server.engine.group import FAILED, Combined, Group
+from server.engine.reader import token_logprobs
 from server.engine.request import Output, Request, TokenLogprobs
 from server.engine.runner import Runner
 from server.engine.sampler import sample
@@ -85,24 +88,23 @@ class Engine:
 
     def _sample(self, ready: list[Group]) -> list[tuple[Group, TokenLogprobs]]:
         """Combine each group's rows and draw its next token."""
-        groups: list[Group] = []
-        combined: list[torch.Tensor] = []
-        drawn_from: list[torch.Tensor] = []
+        combined: dict[Group, Combined] = {}
         for group in ready:
             try:
-                own, to_draw = group.combine()
+                made = group.combine()
             except EnsembleError as error:
                 group.mistake = str(error)
                 continue
-            groups.append(group)
-            combined.append(own)
-            drawn_from.append(to_draw)
-        if not groups:
+            combined[group] = made
+        if not combined:
             return []
-        logits = torch.stack(combined)
-        has_other = any(group.request.draw_rule is not None for group in groups)
-        other = torch.stack(drawn_from) if has_other else None
-        return list(zip(groups, sample(logits, groups, self._eos_token_ids, other), strict=True))
+        groups = list(combined)
+        logits = torch.stack([made.logits for made in combined.values()])
+        drawn_from = None
+        if any(group.request.draw_rule is not None for group in groups):
+            drawn_from = torch.stack([made.drawn_from for made in combined.values()])
+        tokens = sample(logits, groups, self._eos_token_ids, drawn_from)
+        return [(g, _noted(g, token, combined[g])) for g, token in zip(groups, tokens, strict=True)]
 
     def _fail(self, group: Group, message: str) -> tuple[Group, Output]:
         output = group.fail(message)
@@ -130,6 +132,20 @@ class Engine:
                     active_rank=self._runner.active_rank,
                 )
             )
+
+
+def _noted(group: Group, token: TokenLogprobs, made: Combined) -> TokenLogprobs:
+    """The token with what each row by itself says of it, if asked for; how far the rows are apart
+    is noted now and then.
+    """
+    if len(made.rows) > 1 and len(group.output_tokens) % EVERY_TOKENS == 0:
+        group.disagreements.append(Disagreement.of(made.rows, made.logits))
+    num_top = group.sampling.member_logprobs
+    if num_top is None:
+        return token
+    count = len(made.rows)
+    members = token_logprobs(made.rows, [token.token_id] * count, [num_top] * count)
+    return replace(token, members=tuple(members))
 
 
 def _groups(work: Sequence[RowWork]) -> list[Group]:

@@ -13,6 +13,7 @@ from ensemble.errors import EnsembleError
 from merging.blend import Blend
 from server.engine.block_manager import Key, block_keys
 from server.engine.detokenizer import Detokenizer
+from server.engine.disagreement import Disagreement
 from server.engine.reader import LogprobsReader
 from server.engine.request import FinishReason, Output, Reader, Request, TokenLogprobs
 
@@ -77,6 +78,17 @@ class Timing:
         self.last_token = now
 
 
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """The logits of a group, float32 [vocab]: its row's, or what the rule makes of its rows';
+    those that the next token is drawn from; and those of its `rows`, [rows, vocab].
+    """
+
+    logits: torch.Tensor
+    drawn_from: torch.Tensor
+    rows: torch.Tensor
+
+
 class Group:
     """The rows of one request. They share every sampled token; admission, preemption and abortion
     treat them as one.
@@ -96,6 +108,7 @@ class Group:
         self.num_unread = request.text_len  # tokens of the text that the reader has not seen
         self.num_cached_tokens = 0
         self.num_preemptions = 0
+        self.disagreements: list[Disagreement] = []
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.aborted = False
@@ -170,20 +183,18 @@ class Group:
             self.mistake = FAILED
         self.num_unread -= num_new
 
-    def combine(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The group's logits, float32 [vocab]: its row's, or what the rule makes of its rows'; and
-        those that its next token is drawn from. Raises EnsembleError.
-        """
+    def combine(self) -> "Combined":
+        """What the rule makes of the rows' logits. Raises EnsembleError."""
         logits = [row.logits for row in self.rows if row.logits is not None]
         assert len(logits) == len(self.rows), "the group is not ready"
         for row in self.rows:
             row.logits = None
         request = self.request
         if request.rule is None:
-            return logits[0], logits[0]
-        stacked = torch.stack(logits)
-        combined = request.rule(stacked)
-        return combined, combined if request.draw_rule is None else request.draw_rule(stacked)
+            return Combined(logits[0], logits[0], logits[0][None])
+        rows = torch.stack(logits)
+        combined = request.rule(rows)
+        return Combined(combined, request.draw_rule(rows) if request.draw_rule else combined, rows)
 
     def append(self, token: TokenLogprobs, eos_token_ids: frozenset[int], max_len: int) -> Output:
         """Append a sampled token to every row; decide whether the group is finished; return what to

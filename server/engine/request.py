@@ -26,8 +26,8 @@ class SamplingParams:
     """How to draw tokens. `temperature` 0 is greedy; `top_k` 0 means no limit; counts are in
     tokens.
 
-    `logprobs` and `prompt_logprobs` are the number of alternatives to report (0: the token's own
-    only), None for none.
+    `logprobs`, `prompt_logprobs` and, of each member by itself, `member_logprobs` are the number of
+    alternatives to report (0: the token's own only), None for none.
     """
 
     max_tokens: int = 16
@@ -46,6 +46,7 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    member_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +126,13 @@ class TokenLogprobs:
     first.
 
     `logprob` is None for the first token of a prompt. `top` holds (token id, log-probability)
-    pairs.
+    pairs. `members` say the same of the token under each member by itself, in their order.
     """
 
     token_id: int
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
+    members: tuple["TokenLogprobs", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

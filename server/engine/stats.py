@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from server.engine.disagreement import Disagreement
+
 if TYPE_CHECKING:
     from server.engine.group import Group
 
@@ -29,7 +31,7 @@ class StepStats:
 @dataclass(frozen=True, slots=True)
 class RequestStats:
     """One request that has ended. `outcome` is `stop`, `length`, `error` or `abort`; times are in
-    seconds.
+    seconds. `disagreements` are of an ensemble's rows.
     """
 
     label: str
@@ -42,6 +44,7 @@ class RequestStats:
     time_to_first_token_seconds: float | None
     inter_token_seconds: tuple[float, ...]
     e2e_seconds: float
+    disagreements: tuple[Disagreement, ...] = ()
 
     @classmethod
     def of(cls, group: "Group") -> "RequestStats":
@@ -59,6 +62,7 @@ class RequestStats:
             time_to_first_token_seconds=None if first is None else first - timing.arrived,
             inter_token_seconds=tuple(timing.inter_token),
             e2e_seconds=now - timing.arrived,
+            disagreements=tuple(group.disagreements),
         )
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from merging.plan import Plan
 from server.errors import ServiceError, UnprocessableError
@@ -42,8 +43,10 @@ class Builder:
         if preset is None:
             return
         try:
-            old = None if preset.serving is None else preset.serving.plan
-            with self._variants.holding(plan, old):
+            old = None if preset.serving is None else preset.serving.merge
+            with ExitStack() as stack:
+                for each in self._published.snapshot.weights_of(stored.record.document, plan):
+                    stack.enter_context(self._variants.holding(each, old))
                 self._publish(stored, plan)
         except UnprocessableError as error:
             logger.error("%s cannot be built: %s", stored.record.label, error.message)
@@ -56,11 +59,12 @@ class Builder:
 
     def build_pinned(self) -> None:
         """Build the pinned presets; what cannot be built is said in the log, and stays cold."""
-        for preset in self._published.snapshot.presets.values():
-            serving = preset.serving
+        snapshot = self._published.snapshot
+        for serving in (preset.serving for preset in snapshot.presets.values()):
             if serving is not None and serving.stored.record.document.pinned:
                 try:
-                    self._variants.build(serving.plan)
+                    for plan in snapshot.weights_of(serving.stored.record.document, serving.plan):
+                        self._variants.build(plan)
                 except ServiceError as error:
                     logger.error("%s is pinned and %s", serving.stored.record.label, error.message)
                 except Exception:

@@ -1,15 +1,26 @@
 """From what a model string means to weights: at once where they are there, else when built."""
 
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
+from typing import TypeVar
 
+from merging.blend import Blend
 from server.engine.variant import Variant
 from server.errors import UnavailableError, UnprocessableError
+from server.presets.ensembles import EnsembleMember
 from server.presets.jobs import RETRY_SECONDS
+from server.presets.resolved import Resolved
 from server.presets.resolver import Resolver
-from server.presets.served import Overrides, Resolved, Served
+from server.presets.served import Overrides, Served, ServedMember
 from server.presets.snapshot import Snapshot
 from server.presets.variants import Variants
+from server.presets.weighing import Weighing
 from server.presets.workshop import BuildError
+
+Made = TypeVar("Made")
+Weights = Future[Blend] | Future[Variant]
+"""The weights of one row, now or later."""
 
 
 class Caller:
@@ -28,16 +39,53 @@ class Caller:
         The future is the caller's own: who waits no more cancels it. It fails with
         UnprocessableError if they cannot be built.
         """
-        resolved = self._resolver.resolve(snapshot, model, overrides)
-        future: Future[Served] = Future()
-        if resolved.plan.variant is None:
-            future.set_result(resolved.served(resolved.plan.blend))
-            return future
+        return self._served(self._resolver.resolve(snapshot, model, overrides))
+
+    def begin_weighing(
+        self, snapshot: Snapshot, model: str, overrides: Overrides
+    ) -> Future[Weighing]:
+        """The sources among which a request's prompt is to choose, in the same way."""
+        auto = overrides.auto
+        assert auto is not None, "nothing is to be chosen"
+        candidates = self._resolver.candidates(snapshot, model, overrides)
+
+        def finish(weights: Mapping[str, float]) -> Future[Served]:
+            if auto == "route":
+                return self._served(candidates.route(weights))
+            chosen = replace(candidates.overrides, weights=weights)
+            resolved = self._resolver.resolve(snapshot, model, chosen)
+            return self._served(replace(resolved, weights=weights))
+
+        def weighing(own: Sequence[Blend | Variant]) -> Weighing:
+            pairs = zip(candidates.sources, own, strict=True)
+            sources = tuple(ServedMember(source.name, weights) for source, weights in pairs)
+            return Weighing(auto, overrides.weights_temperature or 1.0, sources, finish)
+
+        return self._with_weights(candidates.preset, candidates.sources, weighing)
+
+    def _served(self, resolved: Resolved) -> Future[Served]:
+        return self._with_weights(resolved, resolved.members, resolved.served)
+
+    def _with_weights(
+        self,
+        resolved: Resolved,
+        members: Sequence[EnsembleMember],
+        make: Callable[[Sequence[Blend | Variant]], Made],
+    ) -> Future[Made]:
+        """What `make` makes of the members' weights, once all are there."""
+        future: Future[Made] = Future()
+        plans = [member.plan for member in members]
         try:
-            asked = self._variants.ask(resolved.plan, lambda: not future.cancelled())
+            self._variants.check_all(plans)
+            asked: list[Weights] = [
+                _ready(plan.blend)
+                if plan.variant is None
+                else self._variants.ask(plan, lambda: not future.cancelled())
+                for plan in plans
+            ]
         except BuildError as error:
             raise _refused(resolved, error) from error
-        asked.add_done_callback(lambda done: _pass_on(done, future, resolved))
+        _pass_on(asked, future, resolved, make)
         return future
 
     def resolve(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Served:
@@ -59,16 +107,32 @@ class Caller:
         )
 
 
-def _pass_on(done: Future[Variant], future: Future[Served], resolved: Resolved) -> None:
+def _ready(blend: Blend) -> Future[Blend]:
+    done: Future[Blend] = Future()
+    done.set_result(blend)
+    return done
+
+
+def _pass_on(
+    asked: Sequence[Weights],
+    future: Future[Made],
+    resolved: Resolved,
+    make: Callable[[Sequence[Blend | Variant]], Made],
+) -> None:
+    """Complete `future` when all that was asked for is there, or with the first error."""
+    for each in asked:
+        if not each.done():
+            each.add_done_callback(lambda _: _pass_on(asked, future, resolved, make))
+            return
     if not future.set_running_or_notify_cancel():
         return  # nobody waits any more
-    error = done.exception()
-    if error is None:
-        future.set_result(resolved.served(done.result()))
-    elif isinstance(error, BuildError):
-        future.set_exception(_refused(resolved, error))
+    errors = [error for each in asked if (error := each.exception()) is not None]
+    if not errors:
+        future.set_result(make([each.result() for each in asked]))
+    elif isinstance(errors[0], BuildError):
+        future.set_exception(_refused(resolved, errors[0]))
     else:
-        future.set_exception(error)
+        future.set_exception(errors[0])
 
 
 def _refused(resolved: Resolved, error: BuildError) -> UnprocessableError:

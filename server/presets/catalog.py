@@ -42,6 +42,7 @@ from server.presets.source_editor import SourceEditor
 from server.presets.sources import SourceRegistry
 from server.presets.store import PresetStore
 from server.presets.variants import Variants
+from server.presets.weighing import Weighing
 
 __all__ = ["Catalog", "Edit"]
 
@@ -176,6 +177,10 @@ class Catalog:
     def begin(self, model: str, overrides: Overrides | None = None) -> Future[Served]:
         """The same without waiting: done already, unless weights have to be built."""
         return self._caller.begin(self._snapshot, model, overrides or Overrides())
+
+    def begin_weighing(self, model: str, overrides: Overrides) -> Future[Weighing]:
+        """The sources among which a request's prompt is to choose, in the same way."""
+        return self._caller.begin_weighing(self._snapshot, model, overrides)
 
     @property
     def patience(self) -> float:

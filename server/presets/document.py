@@ -9,6 +9,7 @@ from merging.digest import canonical_json
 from merging.recipe import Recipe
 from merging.setting import is_finite
 from server.errors import InvalidRequestError
+from server.presets.ensemble_settings import EnsembleSettings, MemberSettings
 from server.presets.names import NAME_PATTERN
 from server.presets.policy import OverrideLevel
 from server.presets.sampling_defaults import SamplingDefaults
@@ -29,16 +30,6 @@ SERVER_FIELDS = frozenset(
 """What the server adds to a document. A body may carry it back, and it is dropped."""
 
 RECIPE_FIELDS = {"method", "base_model", "sources", "parameters", "slices", "dtype", "seed"}
-
-Rule = Literal["task_arithmetic", "log_pool", "linear_pool"]
-
-
-class EnsembleSettings(BaseModel):
-    """How the ensemble twin combines its members."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    rule: Rule = "task_arithmetic"
 
 
 class PresetDocument(BaseModel):
@@ -70,8 +61,11 @@ class PresetDocument(BaseModel):
         return Recipe.model_validate(self.model_dump(include=RECIPE_FIELDS))
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Plain JSON values; sampling defaults that are not set are left out."""
+        """Plain JSON values; what is not set of the ensemble and the sampling defaults is left
+        out.
+        """
         document: dict[str, JsonValue] = self.model_dump(mode="json")
+        document["ensemble"] = self.ensemble.to_json()
         document["defaults"] = self.defaults.model_dump(mode="json", exclude_none=True)
         return document
 
@@ -139,8 +133,9 @@ def _known_fields(parents: list[str | int]) -> list[str]:
         (): PresetDocument,
         ("defaults",): SamplingDefaults,
         ("ensemble",): EnsembleSettings,
+        ("ensemble", "members"): MemberSettings,
     }
-    return list(models[tuple(parents)].model_fields)
+    return list(models[tuple(parents[:2])].model_fields)
 
 
 def _excerpt(value: object) -> str:

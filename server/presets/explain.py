@@ -6,13 +6,14 @@ from dataclasses import asdict
 from pydantic import JsonValue
 
 from merging.explanation import Explanation, Group, SourceExplanation
-from merging.methods import METHODS
 from merging.plan import Plan
-from merging.recipe import BASE
+from server.errors import InvalidRequestError
 from server.presets.document import PresetDocument
+from server.presets.ensemble_settings import EnsembleSettings
 from server.presets.record import PresetRecord
 from server.presets.shelf import Built
 from server.presets.sources import Source
+from server.presets.twin import ignored_parameters, make_twin
 
 
 def explain(
@@ -35,7 +36,7 @@ def explain(
         **_parameters_json(explanation),
         **_variant_json(explanation, built),
         "warnings": [*explanation.warnings, *_source_warnings(plan, sources)],
-        "twin": twin(record.document, explanation),
+        "twin": twin(record.document, plan),
     }
 
 
@@ -66,49 +67,40 @@ def explain_failed(record: PresetRecord) -> dict[str, JsonValue]:
     return {**_header(record), "method": record.document.method}
 
 
-def twin(document: PresetDocument, explanation: Explanation) -> dict[str, JsonValue]:
+def twin(document: PresetDocument, plan: Plan) -> dict[str, JsonValue]:
     """The ensemble that the merge approximates, and whether their coefficients are the same.
 
     They are if the method is linear and no coefficient depends on the layer or the tensor; else
     the twin has their means. A pool takes the weights as they were before the method combined them.
+    `ignored` names the parameters of the recipe that only the merge has a use for.
     """
-    rule, reasons = document.ensemble.rule, []
-    coefficients = {s.name: s.coefficient for s in explanation.sources if s.coefficient is not None}
-    if len(coefficients) < len(explanation.sources):
-        reasons = [f"{document.method} has no weights that the members could take"]
-    kind = METHODS[document.method].kind
-    is_linear = kind == "linear" or (kind == "geometric" and explanation.path != "variant")
-    if rule != "task_arithmetic":
-        coefficients = {s.name: s.weight for s in explanation.sources if s.weight is not None}
-        reasons += _pool_problems(rule, coefficients)
+    settings = document.ensemble
     result: dict[str, JsonValue] = {
         "available": False,
-        "reason": "; ".join(("ensembles are not available in this release", *reasons)),
-        "rule": rule,
-        "exact": is_linear and all(_is_uniform(source) for source in explanation.sources),
+        "reason": None,
+        "rule": settings.rule,
+        "exact": False,
         "members": [],
+        "ignored": list(ignored_parameters(document)),
     }
-    if not reasons:
-        members = _members(rule, coefficients)
-        result["members"] = [{"source": s, "coefficient": c} for s, c in members.items()]
-    return result
+    try:
+        made = make_twin(settings, plan, document.base_model)
+    except InvalidRequestError as error:
+        return {**result, "reason": error.message}
+    rows = dict(zip(made.rule.rows, made.rule.coefficients, strict=True))
+    members: list[JsonValue] = [
+        {"source": name, "coefficient": value, **_member_json(settings, name)}
+        for name, value in rows.items()
+    ]
+    return {**result, "available": True, "exact": made.is_exact, "members": members}
 
 
-def _members(rule: str, coefficients: dict[str, float]) -> dict[str, float]:
-    if rule == "task_arithmetic":
-        tasks = {name: value for name, value in coefficients.items() if name != BASE}
-        return {BASE: 1.0 - sum(tasks.values()), **tasks}
-    total = sum(coefficients.values())
-    return {name: value / total for name, value in coefficients.items()}
-
-
-def _pool_problems(rule: str, weights: dict[str, float]) -> list[str]:
-    problems = []
-    if sum(weights.values()) <= 0:
-        problems.append(f"{rule} needs weights with a positive sum")
-    if rule == "linear_pool" and any(value < 0 for value in weights.values()):
-        problems.append("linear_pool takes no negative weight")
-    return problems
+def _member_json(settings: EnsembleSettings, name: str) -> dict[str, JsonValue]:
+    """What an ensemble says of a member beside its weight."""
+    own = settings.members.get(name)
+    if own is None:
+        return {}
+    return own.model_dump(mode="json", exclude={"weight"}, exclude_defaults=True)
 
 
 def _source_warnings(plan: Plan, sources: Mapping[str, Source]) -> Iterator[str]:
@@ -116,10 +108,6 @@ def _source_warnings(plan: Plan, sources: Mapping[str, Source]) -> Iterator[str]
         source = sources.get(name)
         if source is not None and source.digest == content.digest:
             yield from (f"sources.{name}: {warning}" for warning in source.warnings)
-
-
-def _is_uniform(source: SourceExplanation) -> bool:
-    return len({group.coefficient for group in source.groups}) <= 1
 
 
 def _header(record: PresetRecord) -> dict[str, JsonValue]:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from merging.plan import Plan
 from server.errors import UnprocessableError
 from server.presets.editing import Phases
 from server.presets.planner import Planner
 from server.presets.record import Edit
 from server.presets.revising import failed, refreshed
-from server.presets.snapshot import Preset, Serving, Snapshot
+from server.presets.snapshot import Preset, Snapshot
 from server.presets.sources import Source
 from server.presets.variants import Variants
 
@@ -55,10 +56,11 @@ class Followers:
         """
         result, reasons = [], []
         for before, after in followers:
-            if after.serving is not None and after.serving.plan.variant is not None:
+            plan = None if after.serving is None else after.serving.merge or source.plan
+            if plan is not None and plan.variant is not None:
                 try:
                     with phases.timed("build"):
-                        self._build_one(before, after.serving, stack)
+                        self._build_one(before, after, plan, stack)
                 except UnprocessableError as error:
                     if before.record.state != "failed":
                         reasons.append(f"preset {before.record.name!r} {error.message}")
@@ -67,12 +69,12 @@ class Followers:
         refuse(source, reasons)
         return result
 
-    def _build_one(self, before: Preset, serving: Serving, stack: ExitStack) -> None:
-        old = None if before.serving is None else before.serving.plan
-        if serving.stored.record.document.pinned:
-            stack.enter_context(self._variants.holding(serving.plan, old))
+    def _build_one(self, before: Preset, after: Preset, plan: Plan, stack: ExitStack) -> None:
+        old = None if before.serving is None else before.serving.merge
+        if after.record.document.pinned:
+            stack.enter_context(self._variants.holding(plan, old))
         else:
-            self._variants.build(serving.plan, old)
+            self._variants.build(plan, old)
 
 
 def are_all(presets: Sequence[Preset], followers: Sequence[Follower]) -> bool:

@@ -16,6 +16,7 @@ from server.errors import InvalidRequestError, UnprocessableError
 from server.presets.document import PresetDocument
 from server.presets.recent import Recent
 from server.presets.sources import Source
+from server.presets.twin import make_twin
 
 NUM_RECENT = 64
 """Plans that are remembered: requests that override weights repeat."""
@@ -85,10 +86,13 @@ class Planner:
         return self.plan(recipe, contents, unusable)
 
     def plan_document(self, document: PresetDocument, sources: Mapping[str, Source]) -> Plan:
-        """Compile a preset from the present content of its sources."""
+        """Compile a preset from the present content of its sources. Its recipe must be one that
+        could be merged also where it runs as an ensemble, whose twin it must have then.
+        """
+        plan = self.plan_present(document.recipe, used_sources(document), sources)
         if document.mode == "ensemble":
-            raise ensembles_unavailable()
-        return self.plan_present(document.recipe, used_sources(document), sources)
+            make_twin(document.ensemble, plan, document.base_model)
+        return plan
 
     def plan_source(self, name: str, content: Content) -> Plan:
         """Compile a source alone: an adapter at weight 1, a checkpoint as it is."""
@@ -120,15 +124,6 @@ def _field(error: MergingError) -> str | None:
     """The field that the first reason is about."""
     field, colon, _ = error.reasons[0].partition(": ")
     return field if colon and " " not in field else None
-
-
-def ensembles_unavailable() -> UnprocessableError:
-    """The refusal of logit ensembles."""
-    return UnprocessableError(
-        'mode "ensemble": ensembles are not available in this release; use mode "merge"',
-        param="mode",
-        code="ensemble_unavailable",
-    )
 
 
 def used_sources(document: PresetDocument) -> frozenset[str]:

@@ -8,6 +8,7 @@ from server.errors import ServiceError
 from server.presets.builder import Builder
 from server.presets.changes import Change, existing, is_current
 from server.presets.document import PresetDocument
+from server.presets.document_members import check_members
 from server.presets.editing import Observation, check_conditions, cleaned
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
@@ -81,13 +82,15 @@ class PresetEditor:
             record = self._finish(current) if edit.wait else current.record
             return EditResult(record, created=False, changed=False)
         with phases.timed("plan"):
+            check_members(document, snapshot.presets)
             plan = self._planner.plan_document(document, snapshot.sources)
         old = _serving_plan(current)
         with ExitStack() as stack:
-            if plan.variant is not None and edit.wait:
-                with phases.timed("build"):
-                    stack.enter_context(self._variants.holding(plan, old))
-            self._variants.check(plan, old)
+            for each in snapshot.weights_of(document, plan):
+                if each.variant is not None and edit.wait:
+                    with phases.timed("build"):
+                        stack.enter_context(self._variants.holding(each, old))
+                self._variants.check(each, old)
             stack.enter_context(self._published.lock)
             if self._has_moved(snapshot, name, plan):
                 return None
@@ -114,9 +117,10 @@ class PresetEditor:
         """Publish a head that is still building: who waits is answered when it serves."""
         if current.record.state != "building":
             return current.record
-        sources = self._published.snapshot.sources
-        plan = self._planner.plan_document(current.record.document, sources)
-        self._variants.build(plan, _serving_plan(current))
+        snapshot, document = self._published.snapshot, current.record.document
+        plan = self._planner.plan_document(document, snapshot.sources)
+        for each in snapshot.weights_of(document, plan):
+            self._variants.build(each, _serving_plan(current))
         self._builder.finish(current.head, plan)
         after = self._published.snapshot.presets.get(current.record.name)
         if after and after.record.label == current.record.label and after.record.state == "failed":
@@ -139,8 +143,10 @@ class PresetEditor:
         current = snapshot.presets.get(name)
         if current is None:
             self._published.check_free(name, kind="preset")
+        check_members(document, snapshot.presets)
         plan = self._planner.plan_document(document, snapshot.sources)
-        self._variants.check(plan, _serving_plan(current))
+        for each in snapshot.weights_of(document, plan):
+            self._variants.check(each, _serving_plan(current))
         if current is not None and is_current(document, current):
             return current.record, plan
         number = self._last_number(name, current) + 1
@@ -201,5 +207,5 @@ class PresetEditor:
 
 
 def _serving_plan(preset: Preset | None) -> Plan | None:
-    """The plan that requests get now, if any."""
-    return None if preset is None or preset.serving is None else preset.serving.plan
+    """The plan of the merge that requests get now, if any."""
+    return None if preset is None or preset.serving is None else preset.serving.merge

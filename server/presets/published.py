@@ -56,7 +56,7 @@ class Published:
 
         What takes no more than now passes: the budget may be smaller than at the last start.
         """
-        after = Snapshot(self._changed(presets))
+        after = Snapshot(self._changed(presets), self.snapshot.sources)
         self._variants.check_pinned(_pinned_bytes(after), _pinned_bytes(self.snapshot))
 
     def _changed(self, presets: Iterable[Preset], without: str | None = None) -> dict[str, Preset]:
@@ -78,14 +78,20 @@ def _variants_of(snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
     """The digests of the variants that a snapshot serves, and of those that are pinned."""
     serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
     plans = [source.plan for source in snapshot.sources.values() if source.plan is not None]
-    plans += [each.plan for each in serving]
+    plans += [each.merge for each in serving if each.merge is not None]
     return _digests(plans), frozenset(_pinned_bytes(snapshot))
 
 
 def _pinned_bytes(snapshot: Snapshot) -> dict[str, int]:
     """The planned bytes of every pinned variant, by digest."""
     serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
-    pinned = [each.plan.variant for each in serving if each.stored.record.document.pinned]
+    documents = [(each.stored.record.document, each.plan) for each in serving]
+    pinned = [
+        each.variant
+        for document, plan in documents
+        if document.pinned
+        for each in snapshot.weights_of(document, plan)
+    ]
     return {variant.digest: variant.num_bytes for variant in pinned if variant is not None}
 
 

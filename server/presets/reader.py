@@ -9,6 +9,7 @@ from server.presets.changes import existing
 from server.presets.explain import explain, explain_failed
 from server.presets.interference import Interference
 from server.presets.kept_revisions import KeptRevisions
+from server.presets.planner import used_sources
 from server.presets.published import Published
 from server.presets.record import PresetRecord, SourceCard
 from server.presets.snapshot import Preset, existing_source
@@ -78,11 +79,24 @@ class Reader:
         return snapshot.source_card(existing_source(snapshot, name).name)
 
     def _shown(self, record: PresetRecord) -> PresetRecord:
-        """The record with where its variant stands: it may be cold."""
-        if record.path != "variant" or record.state != "ready":
+        """The record with where its variants stand: they may be cold."""
+        if record.state != "ready":
             return record
-        state, reasons = self._variants.state(record.digest)
-        return replace(record, state=state, reasons=reasons)
+        for digest in self._variants_of(record):
+            state, reasons = self._variants.state(digest)
+            if state != "ready":
+                return replace(record, state=state, reasons=reasons)
+        return record
+
+    def _variants_of(self, record: PresetRecord) -> list[str]:
+        """The digests of the built weights that a record stands for: its own, or its sources'."""
+        if record.path == "variant":
+            return [record.digest]
+        if record.path != "ensemble":
+            return []
+        sources = self._published.snapshot.sources
+        used = [sources[n].plan for n in sorted(used_sources(record.document)) if n in sources]
+        return [plan.digest for plan in used if plan is not None and plan.variant is not None]
 
     def _existing(self, name: str) -> Preset:
         return existing(self._published.snapshot.presets.get(name), name)

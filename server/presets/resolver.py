@@ -1,28 +1,42 @@
 """From a model string to the plan of the weights that a request is pinned to."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from pydantic import JsonValue
 
+from merging.methods import METHODS
 from merging.plan import Plan, base_plan
-from merging.recipe import Recipe
+from merging.recipe import BASE, Recipe
 from server.errors import (
     ForbiddenError,
     InvalidRequestError,
+    NotFoundError,
     UnavailableError,
     UnprocessableError,
 )
 from server.presets.document import PresetDocument
+from server.presets.ensemble_settings import EnsembleSettings
+from server.presets.ensembles import Ensemble, EnsembleMember, EnsemblePlanner, FindModel
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.names import ModelString, is_base, model_not_found, parse_model_string
-from server.presets.planner import Planner, ensembles_unavailable, parse_recipe
+from server.presets.overriding import (
+    asked_mode,
+    check_known,
+    check_no_weights,
+    check_only_merges,
+    combination_fields,
+    overridden,
+)
+from server.presets.planner import Planner, parse_recipe
 from server.presets.policy import Policy
 from server.presets.record import PresetRecord
-from server.presets.served import Overrides, Resolved
+from server.presets.resolved import Resolved
+from server.presets.served import Mode, Overrides
 from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source
+from server.presets.weighing import Candidates
 
-MODES = ("merge", "ensemble")
 LIST_MODELS = "GET /v1/models lists those that do."
 
 
@@ -34,23 +48,51 @@ class Resolver:
         self._kept = kept
         self._policy = policy
         self._base_plan = base_plan(planner.base)
+        self._ensembles = EnsemblePlanner(planner)
 
     def resolve(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Resolved:
         """What `model` means now, with a request's overrides applied."""
-        _check_overrides(overrides)
         if overrides.recipe is not None:
             return self._inline(snapshot, model, overrides.recipe, overrides)
         if is_base(model, self._planner.base):
-            _only_merges(overrides, None, "the base")
-            return Resolved(model, self._base_plan)
+            return self._base(snapshot, model, overrides)
         parsed = parse_model_string(model)
         if preset := snapshot.presets.get(parsed.name):
-            return self._preset(preset, model, parsed, overrides)
+            return self._preset(snapshot, preset, model, parsed, overrides)
         if source := snapshot.sources.get(parsed.name):
             return self._source(source, model, parsed, overrides)
         if is_base(parsed.name, self._planner.base):
             raise model_not_found(model, "The base has no revisions and no modes.")
         raise model_not_found(model, LIST_MODELS)
+
+    def candidates(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Candidates:
+        """The sources of a preset among which a request's prompt is to choose.
+
+        What would be refused with weights of the request's own is refused here.
+        """
+        if overrides.recipe is not None or is_base(model, self._planner.base):
+            check_no_weights(overrides, "a recipe" if overrides.recipe else "the base")
+        parsed = parse_model_string(model)
+        preset = snapshot.presets.get(parsed.name)
+        chosen = replace(overrides, auto=None, weights_temperature=None)
+        if preset is None:
+            check_no_weights(overrides, self.resolve(snapshot, model, chosen).model)
+            raise AssertionError("what is no preset has no weights")
+        serving = self.serving(preset, parsed.revision)
+        document, plan = serving.stored.record.document, serving.plan
+        names = sorted(document.sources.keys() & plan.sources.keys())
+        if overrides.auto == "route":
+            self._check_level(document, ("weights",), "other weights")
+            mode = self._mode(document, asked_mode(parsed.mode, overrides))
+            if mode == "merge":
+                check_only_merges(overrides)
+            resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
+            resolved = replace(resolved, mode=mode)
+        else:
+            even = dict.fromkeys(names, 1.0 / len(names))
+            resolved = self.resolve(snapshot, model, replace(chosen, weights=even))
+        sources = (EnsembleMember(n, self._ensembles.source(n, plan)) for n in names)
+        return Candidates(resolved, tuple(sources), chosen)
 
     def serving(self, preset: Preset, revision: int | None) -> Serving:
         """The revision that a request for a preset gets."""
@@ -63,23 +105,98 @@ class Resolver:
         return Serving(stored, self._kept.plan(stored))
 
     def _preset(
-        self, preset: Preset, model: str, parsed: ModelString, overrides: Overrides
+        self,
+        snapshot: Snapshot,
+        preset: Preset,
+        model: str,
+        parsed: ModelString,
+        overrides: Overrides,
     ) -> Resolved:
         serving = self.serving(preset, parsed.revision)
-        document = serving.stored.record.document
-        self._check_mode(document, _asked_mode(parsed.mode, overrides))
-        if overrides.rule is not None:
-            raise _rule_without_ensemble()
-        plan = serving.plan
+        document, plan = serving.stored.record.document, serving.plan
+        mode = self._mode(document, asked_mode(parsed.mode, overrides))
+        resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
+        if mode == "ensemble":
+            ensemble = self._ensemble(snapshot, document, plan, overrides)
+            return replace(resolved, mode=mode, ensemble=ensemble)
+        check_only_merges(overrides)
         if overrides.weights:
             plan = self._reweighted(document, plan, overrides.weights)
-        return Resolved(model, plan, document.name, serving.revision, document.defaults)
+            if plan.digest != serving.plan.digest:
+                self._check_temporary(plan, "mergeserve.weights")
+        return replace(resolved, plan=plan)
 
-    def _check_mode(self, document: PresetDocument, mode: str | None) -> None:
-        if mode is not None and mode != document.mode:
+    def _mode(self, document: PresetDocument, asked: Mode | None) -> Mode:
+        if asked is not None and asked != document.mode:
             self._check_level(document, ("mode", "weights"), "another mode")
-        if (mode or document.mode) == "ensemble":
-            raise ensembles_unavailable()
+        return asked or document.mode
+
+    def _ensemble(
+        self, snapshot: Snapshot, document: PresetDocument, plan: Plan, overrides: Overrides
+    ) -> Ensemble:
+        """The preset's ensemble, as the request changes it."""
+        if combination_fields(overrides):
+            self._check_level(document, ("mode", "weights"), "another rule")
+        if overrides.members:
+            self._check_level(document, ("weights",), "other members")
+        settings = overridden(document.ensemble, overrides)
+        given: Mapping[str, float] = {}
+        if overrides.weights:
+            plan, given = self._weighted(document, settings, plan, overrides.weights)
+        find = self._finder(snapshot, overrides.members)
+        return self._ensembles.plan(settings, plan, document.base_model, find, given)
+
+    def _weighted(
+        self,
+        document: PresetDocument,
+        settings: EnsembleSettings,
+        plan: Plan,
+        weights: Mapping[str, float],
+    ) -> tuple[Plan, Mapping[str, float]]:
+        """The recipe with a request's weights, and those weights that it has no place for: of
+        members beside its sources, and of methods without weights.
+        """
+        beside = {name for name, m in settings.members.items() if m.weight is not None}
+        beside |= settings.members.keys() - document.sources.keys()
+        if METHODS[document.method].parameter("weight") is None:
+            beside |= plan.sources.keys()
+        given = {name: weight for name, weight in weights.items() if name in beside}
+        rest = {name: weight for name, weight in weights.items() if name not in beside}
+        self._check_level(document, ("weights",), "other weights")
+        return (self._reweighted(document, plan, rest) if rest else plan), given
+
+    def _finder(self, snapshot: Snapshot, asked: Collection[str]) -> FindModel:
+        """Finds what members run that are no sources of the recipe. Sources that a request names,
+        in one of the members `asked`, must be served.
+        """
+
+        def find(name: str, model: str) -> Plan:
+            if is_base(model, self._planner.base):
+                return self._base_plan
+            parsed = parse_model_string(model)
+            if preset := snapshot.presets.get(parsed.name):
+                serving = self.serving(preset, parsed.revision)
+                if (parsed.mode or serving.stored.record.document.mode) == "ensemble":
+                    raise InvalidRequestError(
+                        f"{model!r} is an ensemble itself, and ensembles have no ensembles as "
+                        f"members: its merge is {parsed.name}:merge",
+                        param="members",
+                    )
+                return serving.plan
+            source = snapshot.sources.get(parsed.name)
+            if source is None or model != source.name:
+                raise model_not_found(model, LIST_MODELS)
+            return self._source_plan(source) if name in asked else _plan_of(source)
+
+        def explained(name: str, model: str) -> Plan:
+            try:
+                return find(name, model)
+            except NotFoundError as error:
+                raise InvalidRequestError(
+                    f"members.{name}.model: {error.message}", param="members"
+                ) from error
+
+        return explained
 
     def _check_level(self, document: PresetDocument, levels: tuple[str, ...], what: str) -> None:
         level = document.overrides or self._policy.overrides
@@ -95,22 +212,13 @@ class Resolver:
         self, document: PresetDocument, plan: Plan, weights: Mapping[str, float]
     ) -> Plan:
         self._check_level(document, ("weights",), "other weights")
-        unknown = sorted(weights.keys() - document.sources.keys())
-        if unknown:
-            raise InvalidRequestError(
-                f"mergeserve.weights: preset {document.name!r} has no source "
-                f"{', '.join(map(repr, unknown))}; it has {', '.join(sorted(document.sources))}",
-                param="mergeserve.weights",
-            )
+        check_known(weights, document.sources, f"preset {document.name!r} has no source")
         sources: dict[str, dict[str, JsonValue]] = {
             name: {**settings, "weight": weights[name]} if name in weights else settings
             for name, settings in document.sources.items()
         }
         recipe = parse_recipe(document.model_copy(update={"sources": sources}))
-        reweighted = self._planner.plan(recipe, plan.sources)
-        if reweighted.digest != plan.digest:
-            self._check_temporary(reweighted, "mergeserve.weights")
-        return reweighted
+        return self._planner.plan(recipe, plan.sources)
 
     def _check_temporary(self, plan: Plan, param: str) -> None:
         """Refuse to build weights for one request, unless the operator allows that."""
@@ -125,21 +233,52 @@ class Resolver:
     def _source(
         self, source: Source, model: str, parsed: ModelString, overrides: Overrides
     ) -> Resolved:
+        plan = self._source_plan(source)
+        if parsed.revision is not None:
+            raise model_not_found(model, "A source has no revisions.")
+        check_no_weights(overrides, f"the source {source.name!r}")
+        if asked_mode(parsed.mode, overrides) == "ensemble":
+            raise InvalidRequestError(
+                f"the source {source.name!r} is one model, and no ensemble: ask a preset, or the "
+                "base with mergeserve.members",
+                param="mergeserve.mode",
+            )
+        check_only_merges(overrides)
+        return Resolved(model, plan)
+
+    def _source_plan(self, source: Source) -> Plan:
         if not self._policy.serve_sources:
             raise ForbiddenError(
                 f"the source {source.name!r} cannot be called by itself: the server's "
                 "--serve-sources is 'no'",
                 param="model",
             )
-        if parsed.revision is not None:
-            raise model_not_found(model, "A source has no revisions.")
-        _only_merges(overrides, parsed.mode, f"the source {source.name!r}")
-        if source.plan is None:
-            raise UnprocessableError(
-                f"the source {source.name!r} cannot be called: {'; '.join(source.reasons)}",
-                param="model",
+        return _plan_of(source)
+
+    def _base(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Resolved:
+        """The base, or an ensemble of the members that the request names."""
+        resolved = Resolved(model, self._base_plan)
+        if asked_mode(None, overrides) != "ensemble":
+            check_no_weights(overrides, "the base")
+            check_only_merges(overrides)
+            return resolved
+        if self._policy.inline_recipes == "off":
+            raise ForbiddenError(
+                "mergeserve.members: the server's --inline-recipes is 'off'",
+                param="mergeserve.members",
             )
-        return Resolved(model, source.plan)
+        if not overrides.members:
+            raise InvalidRequestError(
+                "the base is one model, and no ensemble: name its members in mergeserve.members, "
+                "or ask a preset",
+                param="mergeserve.mode",
+            )
+        settings = overridden(EnsembleSettings(), overrides)
+        given = overrides.weights or {}
+        check_known(given, settings.members, "the ensemble has no member")
+        find = self._finder(snapshot, settings.members)
+        ensemble = self._ensembles.plan(settings, self._base_plan, BASE, find, given)
+        return replace(resolved, mode="ensemble", ensemble=ensemble)
 
     def _inline(
         self,
@@ -158,52 +297,36 @@ class Resolver:
                 f"mergeserve.recipe: needs no preset, so model must be the base, got {model!r}",
                 param="model",
             )
-        _only_merges(overrides, None, "a recipe")
+        check_no_weights(overrides, "a recipe")
+        is_ensemble = asked_mode(None, overrides) == "ensemble"
+        if not is_ensemble:
+            check_only_merges(overrides)
         sources = recipe.get("sources")
         names = sources if isinstance(sources, Mapping) else ()
         plan = self._planner.plan_present(
             lambda: Recipe.model_validate(dict(recipe)), names, snapshot.sources
         )
-        self._check_temporary(plan, "mergeserve.recipe")
-        return Resolved(model, plan)
+        resolved = Resolved(model, plan)
+        if is_ensemble:
+            settings = overridden(EnsembleSettings(), overrides)
+            find = self._finder(snapshot, settings.members)
+            base_model = recipe.get("base_model", BASE)
+            own = self._ensembles.plan(
+                settings, plan, base_model if isinstance(base_model, str) else None, find
+            )
+            resolved = replace(resolved, mode="ensemble", ensemble=own)
+        for member in resolved.members:
+            self._check_temporary(member.plan, "mergeserve.recipe")
+        return resolved
 
 
-def _check_overrides(overrides: Overrides) -> None:
-    if overrides.mode is not None and overrides.mode not in MODES:
-        raise InvalidRequestError(
-            f"mergeserve.mode: {overrides.mode!r} is not a mode; there are {', '.join(MODES)}",
-            param="mergeserve.mode",
+def _plan_of(source: Source) -> Plan:
+    if source.plan is None:
+        raise UnprocessableError(
+            f"the source {source.name!r} cannot be called: {'; '.join(source.reasons)}",
+            param="model",
         )
-
-
-def _asked_mode(in_model: str | None, overrides: Overrides) -> str | None:
-    if in_model is not None and overrides.mode not in (None, in_model):
-        raise InvalidRequestError(
-            f"mergeserve.mode is {overrides.mode!r}, and the model string asks for {in_model!r}: "
-            "give one of them",
-            param="mergeserve.mode",
-        )
-    return in_model or overrides.mode
-
-
-def _only_merges(overrides: Overrides, in_model: str | None, what: str) -> None:
-    """Refuse what applies to presets only."""
-    if overrides.weights:
-        raise InvalidRequestError(
-            f"mergeserve.weights: {what} has no weights to override; they belong to presets",
-            param="mergeserve.weights",
-        )
-    if _asked_mode(in_model, overrides) == "ensemble":
-        raise ensembles_unavailable()
-    if overrides.rule is not None:
-        raise _rule_without_ensemble()
-
-
-def _rule_without_ensemble() -> InvalidRequestError:
-    return InvalidRequestError(
-        "mergeserve.rule: says how an ensemble combines its members; a merge has none",
-        param="mergeserve.rule",
-    )
+    return source.plan
 
 
 def _check_built(record: PresetRecord) -> None:

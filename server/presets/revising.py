@@ -22,13 +22,18 @@ def new_revision(
         revision=number,
         digest=plan.digest,
         state="ready" if edit.wait else "building",
-        path=plan.path,
+        path=path_of(document, plan),
         author=edit.author,
         message=edit.message,
         created_at=at,
         updated_at=at,
     )
     return StoredRevision(record, source_digests(plan))
+
+
+def path_of(document: PresetDocument, plan: Plan) -> str:
+    """How a preset with this plan is served."""
+    return "ensemble" if document.mode == "ensemble" else plan.path
 
 
 def source_digests(plan: Plan) -> Mapping[str, str]:
@@ -38,7 +43,8 @@ def source_digests(plan: Plan) -> Mapping[str, str]:
 
 def ready(stored: StoredRevision, plan: Plan) -> Preset:
     """A preset whose newest revision serves."""
-    record = replace(stored.record, state="ready", digest=plan.digest, path=plan.path, reasons=())
+    path = path_of(stored.record.document, plan)
+    record = replace(stored.record, state="ready", digest=plan.digest, path=path, reasons=())
     stored = replace(stored, record=record)
     return Preset(stored, Serving(stored, plan))
 

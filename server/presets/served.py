@@ -6,12 +6,13 @@ from typing import Literal
 
 from ensemble.rule import Rule, compile_rule
 from merging.blend import Blend
-from merging.plan import Plan
 from server.engine.variant import Variant
+from server.presets.ensemble_settings import MemberSettings, TemperatureOrder
 from server.presets.sampling_defaults import SamplingDefaults
 
 Mode = Literal["merge", "ensemble"]
 ServedPath = Literal["base", "blend", "variant", "ensemble"]
+Auto = Literal["prompt_perplexity", "route"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ class Served:
 
     `model` is the string that the caller sent; `preset` and `revision` are None for the base, for
     sources and for inline recipes. `digest` is the effective one, overrides applied. A merge has
-    one member; an ensemble those that its rule needs, and a `combination` unless one member alone
-    is all that is left of it.
+    one member; an ensemble those that its rule needs, and the `combination` that is made of them.
+    `is_exact` says whether an ensemble's coefficients are those of the merge in every tensor.
+    `weights` are those that were chosen for the request's prompt.
     """
 
     model: str
@@ -72,47 +74,30 @@ class Served:
     members: tuple[ServedMember, ...]
     defaults: SamplingDefaults
     combination: Combination | None = None
+    is_exact: bool = True
+    weights: Mapping[str, float] | None = None
 
     @property
     def label(self) -> str:
         """`tutor@7` for a preset, else the model's id."""
         return self.model if self.preset is None else f"{self.preset}@{self.revision}"
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a model string means, with the plan of its weights, which may have to be built yet."""
-
-    model: str
-    plan: Plan
-    preset: str | None = None
-    revision: int | None = None
-    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
-
-    @property
-    def label(self) -> str:
-        """`tutor@7` for a preset, else the model's id."""
-        return self.model if self.preset is None else f"{self.preset}@{self.revision}"
-
-    def served(self, weights: Blend | Variant) -> Served:
-        """The same with its weights at hand."""
-        return Served(
-            model=self.model,
-            preset=self.preset,
-            revision=self.revision,
-            digest=self.plan.digest,
-            mode="merge",
-            path=self.plan.path,
-            members=(ServedMember(self.model, weights),),
-            defaults=self.defaults,
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """The request's `mergeserve` extension."""
+    """The request's `mergeserve` extension.
+
+    `weights` are by source; `auto` chooses them by the prompt instead, the softer the higher
+    `weights_temperature` is. What says how an ensemble combines takes the place of the preset's;
+    `members` likewise, field by field.
+    """
 
     mode: str | None = None
     weights: Mapping[str, float] | None = None
     rule: str | None = None
     recipe: Mapping[str, object] | None = None
+    auto: Auto | None = None
+    weights_temperature: float | None = None
+    temperature_order: TemperatureOrder | None = None
+    plausibility_alpha: float | None = None
+    members: Mapping[str, MemberSettings] = field(default_factory=dict)

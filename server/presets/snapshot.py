@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from merging.plan import Plan
 from server.errors import NotFoundError
+from server.presets.document import PresetDocument
 from server.presets.planner import used_sources
 from server.presets.record import PresetRecord, SourceCard, StoredRevision
 from server.presets.sources import Source, kind_of, present_reasons, recorded_base
@@ -21,6 +22,11 @@ class Serving:
     def revision(self) -> int:
         """The revision's number."""
         return self.stored.record.revision
+
+    @property
+    def merge(self) -> Plan | None:
+        """The plan, if requests get the merge."""
+        return self.plan if self.stored.record.document.mode == "merge" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,15 @@ class Snapshot:
 
     presets: Mapping[str, Preset] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
+
+    def weights_of(self, document: PresetDocument, plan: Plan) -> tuple[Plan, ...]:
+        """The plans whose weights a preset serves: its own, or where it runs as an ensemble those
+        of its sources alone.
+        """
+        if document.mode == "merge":
+            return (plan,)
+        sources = [self.sources[name] for name in sorted(plan.sources) if name in self.sources]
+        return tuple(source.plan for source in sources if source.plan is not None)
 
     def presets_using(self, source: str) -> list[Preset]:
         """The presets whose newest revision uses a source, by name."""

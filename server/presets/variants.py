@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal
@@ -66,6 +66,21 @@ class Variants:
             if reasons is not None:
                 raise BuildError(reasons)
             return self._start(wanted, is_waiting=is_waiting)
+
+    def check_all(self, plans: Sequence[Plan]) -> None:
+        """BuildError if the variants that one request runs together cannot be kept together."""
+        wanted = {plan.variant.digest: plan.variant for plan in plans if plan.variant is not None}
+        if len(wanted) < 2:
+            return  # one is checked when it is built
+        needed = sum(variant.num_bytes for variant in wanted.values())
+        if needed > self._shelf.budget:
+            raise BuildError(
+                [
+                    f"the weights of its {len(wanted)} members need {needed / 2**20:,.1f} MiB "
+                    f"together, and merged weights may take {self._shelf.budget / 2**20:,.1f} MiB "
+                    "in all (--variant-memory)"
+                ]
+            )
 
     @contextmanager
     def holding(self, plan: Plan, replacing: Plan | None = None) -> Iterator[None]:

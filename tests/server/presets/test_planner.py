@@ -105,11 +105,23 @@ def test_what_cannot_be_built_is_unprocessable(planner, sources):
         planner.plan_document(preset(sources={"math": {"weight": 1e300}}), sources)
 
 
-def test_ensembles_are_refused_by_name(planner, sources):
-    """A document of mode ensemble says that ensembles are not available in this release."""
-    with pytest.raises(UnprocessableError, match="not available in this release") as caught:
-        planner.plan_document(preset(mode="ensemble"), sources)
-    assert caught.value.param == "mode"
+def test_a_preset_is_the_same_both_ways(planner, sources):
+    """A document of mode ensemble has the plan of its merge: mode and rule are not in the digest,
+    and what could not be merged is refused.
+    """
+    fields = {"mode": "ensemble", "ensemble": {"rule": "log_pool"}}
+    plan = planner.plan_document(preset(**fields), sources)
+    assert plan.digest == planner.plan_document(preset(), sources).digest
+    with pytest.raises(UnprocessableError, match="not a registered source"):
+        planner.plan_document(preset(mode="ensemble", sources={"nope": {"weight": 1}}), sources)
+
+
+def test_an_ensemble_needs_its_rule_to_be_possible(planner, sources):
+    """A preset of mode ensemble whose weights its rule cannot use is refused with the reason."""
+    fields = {"sources": {"math": {"weight": -1.0}}, "ensemble": {"rule": "linear_pool"}}
+    with pytest.raises(InvalidRequestError, match="no negative weights, got -1 for math"):
+        planner.plan_document(preset(mode="ensemble", **fields), sources)
+    assert planner.plan_document(preset(**fields), sources).path == "blend"
 
 
 def test_the_base_is_no_source_to_look_up(planner, sources):

@@ -200,7 +200,11 @@ def test_a_rollback_to_nothing(tutor):
         ({"sources": None}, InvalidRequestError, "sources"),
         ({"method": "tiez"}, InvalidRequestError, "known are "),
         ({"parameters": {"x": 1}}, InvalidRequestError, "parameters.x"),
-        ({"mode": "ensemble"}, UnprocessableError, "not available in this release"),
+        (
+            {"mode": "ensemble", **weight(-1), "ensemble": {"rule": "log_pool"}},
+            InvalidRequestError,
+            "must sum to more than 0",
+        ),
         ({"slices": []}, InvalidRequestError, "slices"),
         ({"base_model": "math"}, InvalidRequestError, "base_model"),
         ({"foo": 1}, InvalidRequestError, "foo"),
@@ -217,9 +221,13 @@ def test_what_cannot_be_built_is_refused(tutor, patch, error, words):
 
 
 def test_the_ensemble_block_is_kept(catalog):
-    """The rule of the ensemble twin is checked and stored, although nothing runs it yet."""
-    record = catalog.create(preset(ensemble={"rule": "log_pool"}), edit=Edit())
-    assert record.to_json()["ensemble"] == {"rule": "log_pool"}
+    """How the ensemble combines is checked and stored whatever the mode; defaults are left out."""
+    ensemble = {"rule": "linear_pool", "temperature_order": "before"}
+    record = catalog.create(preset(ensemble=ensemble), edit=Edit())
+    assert record.to_json()["ensemble"] == ensemble
+    assert catalog.create(preset("plain"), edit=Edit()).to_json()["ensemble"] == {
+        "rule": "task_arithmetic"
+    }
 
 
 def test_a_dry_run_stores_nothing(catalog):

@@ -9,6 +9,7 @@ from server.errors import (
     UnprocessableError,
 )
 from server.presets.catalog import Edit
+from server.presets.ensemble_settings import MemberSettings
 from server.presets.policy import Policy
 from server.presets.served import Overrides
 from tests.server.presets.tiny import CLOSED_POLICY, preset
@@ -101,24 +102,6 @@ def test_a_revision_that_is_not_there(tutor):
         tutor.resolve("tutor@2")
 
 
-@pytest.mark.parametrize(
-    ("model", "overrides"),
-    [
-        ("tutor:ensemble", None),
-        ("tutor@1:ensemble", None),
-        ("math:ensemble", None),
-        ("tutor", Overrides(mode="ensemble")),
-        ("math", Overrides(mode="ensemble")),
-        ("base", Overrides(mode="ensemble")),
-        ("tutor", Overrides(mode="ensemble", rule="log_pool")),
-    ],
-)
-def test_ensembles_are_not_available(tutor, model, overrides):
-    """Whichever way an ensemble is asked for, the answer says that this release has none."""
-    with pytest.raises(UnprocessableError, match="not available in this release"):
-        tutor.resolve(model, overrides)
-
-
 def test_weights_are_overridden_for_one_request(tutor):
     """Overridden sources get their weight, the others keep theirs, and the digest is of both."""
     served = tutor.resolve("tutor", Overrides(weights={"code": 0.5}))
@@ -188,10 +171,19 @@ def test_modes_that_do_not_exist(tutor):
 
 
 @pytest.mark.parametrize("model", ["tutor", "math", "base"])
-def test_a_merge_has_no_rule(tutor, model):
-    """A rule says how ensembles combine: with a merge it would be ignored, so it is refused."""
-    with pytest.raises(InvalidRequestError, match=r"mergeserve\.rule"):
-        tutor.resolve(model, Overrides(rule="log_pool"))
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rule", "log_pool"),
+        ("temperature_order", "after"),
+        ("plausibility_alpha", 0.0),
+        ("members", {"base": MemberSettings(system="be brief")}),
+    ],
+)
+def test_a_merge_has_no_rule(tutor, model, field, value):
+    """What says how ensembles combine would be ignored with a merge, so it is refused."""
+    with pytest.raises(InvalidRequestError, match=rf"mergeserve\.{field}"):
+        tutor.resolve(model, Overrides(**{field: value}))
 
 
 def recipe(**fields) -> dict:
@@ -215,12 +207,6 @@ def test_a_recipe_without_a_preset(tutor, model):
             Overrides(recipe=recipe(), weights={"math": 1.0}),
             InvalidRequestError,
             "a recipe has no weights",
-        ),
-        (
-            "base",
-            Overrides(recipe=recipe(), mode="ensemble"),
-            UnprocessableError,
-            "not available",
         ),
         ("base", Overrides(recipe={}), InvalidRequestError, "method"),
         ("base", Overrides(recipe=recipe(foo=1)), InvalidRequestError, "foo"),
@@ -266,8 +252,7 @@ def test_a_closed_server_allows_nothing_but_presets(world, tutor):
 def test_the_mode_alone_may_be_allowed(world, tutor):
     """`mode` lets callers change the mode and not the weights."""
     catalog = world.open(policy=Policy("mode", "off", False))
-    with pytest.raises(UnprocessableError, match="not available"):
-        catalog.resolve("tutor:ensemble")
+    assert catalog.resolve("tutor:ensemble", Overrides(rule="log_pool")).mode == "ensemble"
     with pytest.raises(ForbiddenError, match="--overrides is 'mode'"):
         catalog.resolve("tutor", Overrides(weights={"math": 1.0}))
 
