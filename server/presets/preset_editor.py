@@ -116,8 +116,8 @@ class PresetEditor:
             return current.record
         sources = self._published.snapshot.sources
         plan = self._planner.plan_document(current.record.document, sources)
-        self._variants.build(plan, _serving_plan(current))
-        self._builder.finish(current.head, plan)
+        with self._variants.holding(plan, _serving_plan(current)):
+            self._builder.finish(current.head, plan)
         after = self._published.snapshot.presets.get(current.record.name)
         if after and after.record.label == current.record.label and after.record.state == "failed":
             raise BuildError(after.record.reasons)
