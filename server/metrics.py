@@ -4,7 +4,7 @@ It watches the engine and the catalog; what it keeps per preset is bounded by th
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -200,6 +200,14 @@ class Metrics:
         )
         self._variants = self._gauge("variants_resident", "Merged weights in memory.")
         self._variant_bytes = self._gauge("variant_bytes", "Bytes of merged weights in memory.")
+        self._variant_kv_bytes = self._gauge(
+            "variant_kv_bytes",
+            "Bytes that the KV cache of merged models may take in layers beyond the base's.",
+        )
+        self._variant_leaving_bytes = self._gauge(
+            "variant_leaving_bytes",
+            "Bytes of variants that were replaced or evicted, and that requests still run on.",
+        )
         self._variant_cache_bytes = self._gauge(
             "variant_cache_bytes", "Bytes that builds keep for the next one."
         )
@@ -304,13 +312,23 @@ class Metrics:
             self._build_seconds.labels(method, phase).observe(seconds)
 
     def variants_changed(
-        self, num_variants: int, num_bytes: int, cache_bytes: int, num_evicted: int
+        self,
+        num_variants: int,
+        num_bytes: int,
+        kv_bytes: int,
+        cache_bytes: int,
+        num_evicted: int,
     ) -> None:
         """What is in memory now."""
         self._variants.set(num_variants)
         self._variant_bytes.set(num_bytes)
+        self._variant_kv_bytes.set(kv_bytes)
         self._variant_cache_bytes.set(cache_bytes)
         self._evictions.inc(num_evicted)
+
+    def watch_leaving(self, num_bytes: Callable[[], int]) -> None:
+        """Whom to ask for the bytes that requests still hold."""
+        self._variant_leaving_bytes.set_function(num_bytes)
 
     def cold_hit(self) -> None:
         """A request waits for a build."""

@@ -51,7 +51,9 @@ class Row:
 
     def prefix_keys(self, block_size: int) -> list[Key]:
         """Keys of the full blocks of all tokens known so far."""
-        block_keys(self.weights.digest, self.tokens, block_size, self.keys)
+        weights = self.weights
+        key = weights.digest if isinstance(weights, Blend) else weights.key
+        block_keys(key, self.tokens, block_size, self.keys)
         return self.keys
 
 

@@ -24,7 +24,7 @@ class Runner:
         self.cache = cache
         self.windows: Mapping[int, int | None] = {}  # of the last forward, by layer
         self._model = model
-        self._layers = cache.reserve(model.shapes)
+        self._layers = cache.places(model.shapes)
         shapes = {name: (m.out_features, m.in_features) for name, m in model.linears.items()}
         column = {name: index for index, name in enumerate(model.linears)}
         self._columns = [[column[name] for name in names] for names in model.siblings]
@@ -51,9 +51,11 @@ class Runner:
 
     def _forward(self, variant: Variant | None, work: Sequence[RowWork]) -> dict[Row, torch.Tensor]:
         """The same for rows of one model."""
-        model = self._model if variant is None else variant.model
-        layers = self._layers if variant is None else variant.cache_layers
-        batch = pack(work, self.cache, layers, model.device)
+        model, cache, layers = self._model, self.cache, self._layers
+        if variant is not None:
+            model, cache, layers = variant.model, variant.cache, variant.cache_layers
+            cache.freshen(item.row.block_table for item in work)
+        batch = pack(work, cache, layers, model.device)
         self.windows = batch.windows
         wanted = [item.num_logits for item in batch.work]
         if variant is None:
@@ -77,8 +79,7 @@ class Runner:
 
     def clear(self, blocks: list[int]) -> None:
         """Wipe blocks that are handed to new rows."""
-        if blocks:
-            self.cache.clear(blocks)
+        self.cache.clear(blocks)
 
     def _activate(self, batch: Batch, wanted: list[int]) -> None:
         """Tell the base's linears which stacks and scales the step needs and which row each of

@@ -5,9 +5,10 @@ model's, but for those that were written for it; what a forward changes (the ste
 siblings still hold) is its own. So a variant costs the memory of what it changes.
 """
 
+import secrets
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -24,16 +25,24 @@ from server.engine.model import BlendedModel
 class Variant:
     """Weights that rows can see in place of a blend. `digest` identifies them.
 
-    Layer `i` keeps its keys and values in layer `cache_layers[i]` of the engine's cache.
-    `num_bytes`: of the tensors that are its own, before `pack` and after it; neither what the cache
-    adds for a deeper model is in it, nor the plain weight that `pack` is just replacing.
+    Layer `i` keeps its keys and values in layer `cache_layers[i]` of `cache`: the engine's, or an
+    extension of it where the model is deeper than the base. `num_bytes`: of the tensors that are
+    its own, before `pack` and after it, without the plain weight that `pack` is just replacing.
+    `kv_bytes`: what the extension takes at most.
     """
 
     digest: str
     model: BlendedModel
+    cache: KVCache
     cache_layers: tuple[int, ...]
     num_bytes: int
+    kv_bytes: int
     _written: tuple[Siblings, ...]
+    key: str = field(init=False)
+    """What keys and values in the cache are known by: another extension has none of them."""
+
+    def __post_init__(self) -> None:
+        self.key = f"{self.digest}/{secrets.token_hex(16)}" if self.kv_bytes else self.digest
 
     def pack(self) -> None:
         """Give the linears that were written for this variant their fastest kernels, one after the
@@ -47,7 +56,7 @@ class VariantFactory:
     """Makes variants of a resident model, on any thread."""
 
     def __init__(self, model: BlendedModel, cache: KVCache) -> None:
-        """`cache`: the engine's, which must have room for the layers of every variant."""
+        """`cache`: the engine's, which deeper variants extend."""
         self._model = model
         self._cache = cache
         self._root = find_root(model.model, len(model.shapes))
@@ -58,6 +67,12 @@ class VariantFactory:
             if id(tensor) not in seen:
                 self._tensors[name] = tensor
                 seen.add(id(tensor))
+
+    def kv_bytes(self, layers: Sequence[int]) -> int:
+        """What a variant with these layers takes at most for keys and values, beyond the base's."""
+        shapes = self._model.shapes
+        known = [shapes[layer] for layer in layers if 0 <= layer < len(shapes)]
+        return self._cache.extra_bytes(known)
 
     def start(self, digest: str, layers: Sequence[int], names: Collection[str]) -> "Unfinished":
         """Allocate a variant in which the tensors `names` are other than the resident model's.
@@ -177,8 +192,16 @@ class Unfinished:
             replaced[self._stack.layer_of(name)][id(old)] = new
         model = self._blended(replaced, step)
         self._tensors, self._groups = {}, []
-        cache_layers = self._cache.reserve(model.shapes)
-        return Variant(self._digest, model, cache_layers, self._num_bytes, tuple(written))
+        cache = self._cache.extended(model.shapes)
+        return Variant(
+            self._digest,
+            model,
+            cache,
+            cache.places(model.shapes),
+            self._num_bytes,
+            self._cache.extra_bytes(model.shapes),
+            tuple(written),
+        )
 
     def _blended(
         self, replaced: Mapping[int | None, Mapping[int, object]], step: Step

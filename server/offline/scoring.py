@@ -84,7 +84,7 @@ def score_live(folder: Path, plan: Plan, device: str) -> list[Scores]:
     if plan.variant is not None:
         workshop = Workshop(loaded.variants, TrimCache(0))
         wide = replace(plan.variant, dtype="float32")
-        weights = workshop.build(wide, lambda num_bytes: None, lambda: False).variant
+        weights = workshop.build(wide, lambda need: None, lambda: False).variant
     prompts = (loaded.tokenizer.encode(text)[:MAX_TOKENS] for text in PROMPTS)
     return [_score(loaded.engine, tuple(ids), weights) for ids in prompts if len(ids) > 1]
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from merging.plan import Plan
-from server.errors import ServiceError, UnprocessableError
+from server.errors import ServiceError
 from server.presets.published import Published
 from server.presets.record import PresetRecord, StoredRevision
 from server.presets.revising import failed, ready
@@ -48,12 +48,12 @@ class Builder:
                 for each in self._published.snapshot.weights_of(stored.record.document, plan):
                     stack.enter_context(self._variants.holding(each, old))
                 self._publish(stored, plan)
-        except UnprocessableError as error:
+        except ServiceError as error:
+            if error.code == "draining":
+                raise  # a restart builds it
             logger.error("%s cannot be built: %s", stored.record.label, error.message)
             self._fail(stored, error.reasons if isinstance(error, BuildError) else [error.message])
-        except Exception as error:
-            if isinstance(error, ServiceError) and error.code == "draining":
-                raise  # a restart builds it
+        except Exception:
             logger.exception("%s cannot be built", stored.record.label)
             self._fail(stored, [INTERNAL_ERROR])
 

@@ -17,24 +17,29 @@ from server.presets.twin import ignored_parameters, make_twin
 
 
 def explain(
-    record: PresetRecord, plan: Plan, sources: Mapping[str, Source], built: Built | None = None
+    record: PresetRecord,
+    plan: Plan,
+    sources: Mapping[str, Source],
+    built: Built | None = None,
+    kv_bytes: int = 0,
 ) -> dict[str, JsonValue]:
     """What every source and group of tensors resolves to, and what follows from that.
 
     `sources` are the registered ones, whose own warnings are repeated. `built` is the variant, if
-    the plan is one and it is there.
+    the plan is one and it is there; `kv_bytes` what its KV cache takes at most in layers beyond the
+    base's.
     """
     explanation = plan.explain()
     return {
         **_header(record),
         "method": record.document.method,
         "reason": explanation.reason,
-        "num_bytes": explanation.num_bytes if built is None else built.num_bytes,
+        "num_bytes": explanation.num_bytes if built is None else built.variant.num_bytes,
         "max_rank": explanation.max_rank,
         "build_seconds": explanation.build_seconds,
         "sources": [_source_json(source) for source in explanation.sources],
         **_parameters_json(explanation),
-        **_variant_json(explanation, built),
+        **_variant_json(explanation, built, kv_bytes),
         "warnings": [*explanation.warnings, *_source_warnings(plan, sources)],
         "twin": twin(record.document, plan),
     }
@@ -47,7 +52,9 @@ def _parameters_json(explanation: Explanation) -> dict[str, JsonValue]:
     return {"parameters": [_group_json(group) for group in explanation.parameters]}
 
 
-def _variant_json(explanation: Explanation, built: Built | None) -> dict[str, JsonValue]:
+def _variant_json(
+    explanation: Explanation, built: Built | None, kv_bytes: int
+) -> dict[str, JsonValue]:
     """What only a variant has: the seconds of its last build are None if it is not there."""
     if explanation.path != "variant":
         return {}
@@ -55,6 +62,7 @@ def _variant_json(explanation: Explanation, built: Built | None) -> dict[str, Js
     return {
         "num_layers": explanation.num_layers,
         "num_tensors_written": explanation.num_written,
+        "kv_bytes": kv_bytes,
         "variant": {
             "seconds": None if built is None else built.seconds,
             "seconds_by_phase": seconds,

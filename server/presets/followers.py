@@ -51,16 +51,18 @@ class Followers:
     ) -> list[Follower]:
         """Build what follows; refused if one cannot be, unless it had failed before.
 
-        Only pinned variants are kept until all are published: the others must not need room for
-        all of them at once, and may be cold then.
+        Pinned variants and the first other one are kept until all are published. The rest must not
+        need room for all of them at once, nor take that of what serves: they may be cold then.
         """
-        result, reasons = [], []
+        result, reasons, is_kept = [], [], False
         for before, after in followers:
             plan = None if after.serving is None else after.serving.merge or source.plan
             if plan is not None and plan.variant is not None:
                 try:
                     with phases.timed("build"):
-                        self._build_one(before, after, plan, stack)
+                        is_pinned = after.record.document.pinned
+                        self._build_one(before, plan, stack, is_pinned or not is_kept)
+                        is_kept = is_kept or not is_pinned
                 except UnprocessableError as error:
                     if before.record.state != "failed":
                         reasons.append(f"preset {before.record.name!r} {error.message}")
@@ -69,9 +71,9 @@ class Followers:
         refuse(source, reasons)
         return result
 
-    def _build_one(self, before: Preset, after: Preset, plan: Plan, stack: ExitStack) -> None:
+    def _build_one(self, before: Preset, plan: Plan, stack: ExitStack, is_kept: bool) -> None:
         old = None if before.serving is None else before.serving.merge
-        if after.record.document.pinned:
+        if is_kept:
             stack.enter_context(self._variants.holding(plan, old))
         else:
             self._variants.build(plan, old)

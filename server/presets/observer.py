@@ -1,6 +1,6 @@
 """Who is told about edits: the server's metrics implement it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 
@@ -42,9 +42,19 @@ class VariantObserver(Protocol):
         """A build ended. Outcomes: built, refused (the recipe or its sources), failed."""
 
     def variants_changed(
-        self, num_variants: int, num_bytes: int, cache_bytes: int, num_evicted: int
+        self,
+        num_variants: int,
+        num_bytes: int,
+        kv_bytes: int,
+        cache_bytes: int,
+        num_evicted: int,
     ) -> None:
         """What is kept now, and how many variants had to go since the last time."""
+
+    def watch_leaving(self, num_bytes: Callable[[], int]) -> None:
+        """Once, at the start: `num_bytes` tells the bytes of variants that went and that requests
+        still run on.
+        """
 
     def cold_hit(self) -> None:
         """A request asked for a variant that is not there."""
@@ -59,8 +69,16 @@ class NullVariantObserver:
         """Do nothing."""
 
     def variants_changed(
-        self, num_variants: int, num_bytes: int, cache_bytes: int, num_evicted: int
+        self,
+        num_variants: int,
+        num_bytes: int,
+        kv_bytes: int,
+        cache_bytes: int,
+        num_evicted: int,
     ) -> None:
+        """Do nothing."""
+
+    def watch_leaving(self, num_bytes: Callable[[], int]) -> None:
         """Do nothing."""
 
     def cold_hit(self) -> None:

@@ -119,9 +119,10 @@ class PresetEditor:
             return current.record
         snapshot, document = self._published.snapshot, current.record.document
         plan = self._planner.plan_document(document, snapshot.sources)
-        for each in snapshot.weights_of(document, plan):
-            self._variants.build(each, _serving_plan(current))
-        self._builder.finish(current.head, plan)
+        with ExitStack() as stack:
+            for each in snapshot.weights_of(document, plan):
+                stack.enter_context(self._variants.holding(each, _serving_plan(current)))
+            self._builder.finish(current.head, plan)
         after = self._published.snapshot.presets.get(current.record.name)
         if after and after.record.label == current.record.label and after.record.state == "failed":
             raise BuildError(after.record.reasons)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from merging.base import Base
 from merging.plan import Plan
+from merging.variant import VariantPlan
 from server.presets.names import is_base, name_taken
 from server.presets.observer import CatalogObserver
 from server.presets.snapshot import Preset, Snapshot
@@ -57,7 +58,7 @@ class Published:
         What takes no more than now passes: the budget may be smaller than at the last start.
         """
         after = Snapshot(self._changed(presets), self.snapshot.sources)
-        self._variants.check_pinned(_pinned_bytes(after), _pinned_bytes(self.snapshot))
+        self._variants.check_pinned(_pinned(after), _pinned(self.snapshot))
 
     def _changed(self, presets: Iterable[Preset], without: str | None = None) -> dict[str, Preset]:
         changed = {name: p for name, p in self.snapshot.presets.items() if name != without}
@@ -79,11 +80,11 @@ def _variants_of(snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
     serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
     plans = [source.plan for source in snapshot.sources.values() if source.plan is not None]
     plans += [each.merge for each in serving if each.merge is not None]
-    return _digests(plans), frozenset(_pinned_bytes(snapshot))
+    return _digests(plans), frozenset(variant.digest for variant in _pinned(snapshot))
 
 
-def _pinned_bytes(snapshot: Snapshot) -> dict[str, int]:
-    """The planned bytes of every pinned variant, by digest."""
+def _pinned(snapshot: Snapshot) -> list[VariantPlan]:
+    """The plan of every pinned variant."""
     serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
     documents = [(each.stored.record.document, each.plan) for each in serving]
     pinned = [
@@ -92,7 +93,7 @@ def _pinned_bytes(snapshot: Snapshot) -> dict[str, int]:
         if document.pinned
         for each in snapshot.weights_of(document, plan)
     ]
-    return {variant.digest: variant.num_bytes for variant in pinned if variant is not None}
+    return [variant for variant in pinned if variant is not None]
 
 
 def _digests(plans: Iterable[Plan]) -> frozenset[str]:

@@ -66,7 +66,8 @@ class Reader:
     def explain_plan(self, record: PresetRecord, plan: Plan) -> dict[str, JsonValue]:
         """What a plan resolves to, stored or not."""
         built = self._variants.built(plan.digest)
-        return explain(self._shown(record), plan, self._published.snapshot.sources, built)
+        sources, kv_bytes = self._published.snapshot.sources, self._variants.kv_bytes(plan)
+        return explain(self._shown(record), plan, sources, built, kv_bytes)
 
     def sources(self) -> list[SourceCard]:
         """Every source, by name."""

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal
@@ -10,12 +10,13 @@ from typing import Literal
 from merging.plan import Plan
 from merging.variant import VariantPlan
 from server.engine.variant import Variant
-from server.errors import ServiceError, UnavailableError
+from server.errors import ServiceError
+from server.presets.admission import Admission, draining
 from server.presets.failures import Failures, forget_frames
 from server.presets.jobs import IsWaiting, Job, check_queue
 from server.presets.observer import NullVariantObserver, VariantObserver
 from server.presets.packer import Packer
-from server.presets.shelf import Built, NoCache, Shelf
+from server.presets.shelf import Built, Need, NoCache, Shelf
 from server.presets.workshop import BuildError, Workshop
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,12 @@ class Variants:
         self._observer = observer or NullVariantObserver()
         self._shelf = Shelf(budget, workshop.cache if workshop else NoCache())
         self._lock = threading.Lock()
+        self._admission = Admission(self._shelf, self._lock, workshop)
         self._jobs: dict[str, Job] = {}
         self._failures = Failures()
         self._closing = threading.Event()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="variant-builder")
+        self._observer.watch_leaving(lambda: self._shelf.leaving_bytes)
         self._packer = Packer(self._is_kept, lambda: bool(self._jobs))
 
     # Asking
@@ -115,15 +118,16 @@ class Variants:
         """BuildError if the variant of a plan, if it is one, can never be kept."""
         if plan.variant is not None:
             with self._lock:
-                self._check(plan.variant, replacing)
+                self._admission.check(plan.variant, replacing)
 
-    def check_pinned(self, after: Mapping[str, int], before: Mapping[str, int]) -> None:
-        """BuildError if these digests, with their planned bytes, cannot all be pinned.
+    def check_pinned(self, after: Collection[VariantPlan], before: Collection[VariantPlan]) -> None:
+        """BuildError if the variants `after` cannot all be pinned.
 
         `before` are those that are now: what takes no more than they is not refused.
         """
+        needs = ({p.digest: self._admission.need(p) for p in plans} for plans in (after, before))
         with self._lock:
-            shortage = self._shelf.pinned_shortage(after, before)
+            shortage = self._shelf.pinned_shortage(*needs)
         if shortage is not None:
             raise BuildError([shortage])
 
@@ -156,6 +160,10 @@ class Variants:
         with self._lock:
             return self._shelf.num_bytes
 
+    def kv_bytes(self, plan: Plan) -> int:
+        """What a plan takes at most for keys and values, beyond the base's."""
+        return 0 if plan.variant is None else self._admission.need(plan.variant).kv
+
     def close(self) -> None:
         """Give up what is building, and stop."""
         self._closing.set()
@@ -165,7 +173,7 @@ class Variants:
             jobs = list(self._jobs.values())
             self._jobs.clear()
         for job in jobs:  # those that were not begun
-            job.future.set_exception(_draining())
+            job.future.set_exception(draining())
 
     # Building
 
@@ -175,9 +183,9 @@ class Variants:
         """The build that is under way, or a new one: an edit's, without `is_waiting`. Locked."""
         job = self._jobs.get(plan.digest)
         if self._closing.is_set():
-            raise _draining()
+            raise draining()
         if job is None:
-            self._check(plan, replacing)
+            self._admission.check(plan, replacing)
             if is_waiting is not None:
                 check_queue(self._jobs.values())
             job = self._jobs[plan.digest] = Job()
@@ -185,17 +193,10 @@ class Variants:
         job.join(is_waiting)
         return job.future
 
-    def _check(self, plan: VariantPlan, replacing: Plan | None, num_bytes: int = 0) -> None:
-        old = [replacing.variant.digest] if replacing is not None and replacing.variant else []
-        shortage = self._shelf.shortage(plan.digest, num_bytes or plan.num_bytes, old)
-        if shortage is not None:
-            raise BuildError([shortage])
-
     def _run(self, plan: VariantPlan, replacing: Plan | None, job: Job) -> None:
-        def admit(num_bytes: int) -> None:
+        def admit(need: Need) -> None:
+            self._admission.wait(plan, replacing, need, self._closing)
             with self._lock:
-                self._check(plan, replacing, num_bytes)
-                self._shelf.make_room(num_bytes)
                 self._report()
 
         if not self._begin(plan, job):
@@ -207,7 +208,7 @@ class Variants:
             self._fail(plan, job, error)
             return
         with self._lock:
-            self._shelf.put(built)
+            self._shelf.put(built, yielding=job.for_edit)
             self._failures.forget(plan.digest)
             del self._jobs[plan.digest]
             self._report()
@@ -245,7 +246,10 @@ class Variants:
         """Tell the observer what is kept. Called with the lock."""
         shelf = self._shelf
         evicted, shelf.num_evicted = shelf.num_evicted, 0
-        self._observer.variants_changed(len(shelf), shelf.num_bytes, shelf.cache.num_bytes, evicted)
+        kv_bytes = sum(built.variant.kv_bytes for built in shelf)
+        self._observer.variants_changed(
+            len(shelf), shelf.num_bytes - kv_bytes, kv_bytes, shelf.cache.num_bytes, evicted
+        )
 
 
 def variant_plan(plan: Plan) -> VariantPlan:
@@ -258,7 +262,3 @@ def _done(variant: Variant) -> Future[Variant]:
     future: Future[Variant] = Future()
     future.set_result(variant)
     return future
-
-
-def _draining() -> UnavailableError:
-    return UnavailableError("the server is shutting down", code="draining")

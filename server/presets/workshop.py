@@ -13,7 +13,7 @@ from server.engine.errors import EngineError
 from server.engine.variant import Variant
 from server.errors import UnavailableError, UnprocessableError
 from server.presets.editing import Phases
-from server.presets.shelf import Built
+from server.presets.shelf import Built, Need
 
 
 class BuildError(UnprocessableError):
@@ -33,7 +33,7 @@ class Unfinished(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """What the variant will take."""
+        """What the variant's weights will take."""
 
     def tensor(self, name: str) -> torch.Tensor:
         """Where to write one."""
@@ -44,6 +44,11 @@ class Unfinished(Protocol):
 
 class Factory(Protocol):
     """Makes space for variants. See `server.engine.variant`."""
+
+    def kv_bytes(self, layers: Sequence[int]) -> int:
+        """What a variant with these layers of the base takes at most for keys and values, beyond
+        the base's.
+        """
 
     def start(self, digest: str, layers: Sequence[int], names: Collection[str]) -> Unfinished:
         """Space for a variant with these layers of the base, whose tensors `names` are new."""
@@ -67,19 +72,25 @@ class Workshop:
         self._check = check
         self._checked = {tuple(range(num_layers))}
 
+    def need(self, plan: VariantPlan) -> Need:
+        """What a variant needs, as far as its plan tells: weights that are to be written beside
+        its own are not in it.
+        """
+        return Need(plan.num_bytes, self._factory.kv_bytes(plan.layers))
+
     def build(
-        self, plan: VariantPlan, admit: Callable[[int], None], cancelled: Callable[[], bool]
+        self, plan: VariantPlan, admit: Callable[[Need], None], cancelled: Callable[[], bool]
     ) -> Built:
         """Build a variant; BuildError with every reason, and then nothing is left of it.
 
-        `admit` is told the bytes of its weights before they are used, and may refuse them.
+        `admit` is told what it needs before that is used, and may refuse it.
         """
         phases = Phases()
         try:
             with phases.timed("allocate"):
                 names = {tensor.name for tensor in plan.tensors}
                 unfinished = self._factory.start(plan.digest, plan.layers, names)
-                admit(unfinished.num_bytes)
+                admit(Need(unfinished.num_bytes, self._factory.kv_bytes(plan.layers)))
             report = build(plan, unfinished.tensor, cache=self.cache, cancelled=cancelled)
             with phases.timed("share"):
                 _write_shared(plan, unfinished, names)

@@ -161,8 +161,9 @@ def test_variants() -> None:
     metrics = Metrics()
     metrics.variant_built("ties", "built", {"merge": 0.2, "finish": 0.01})
     metrics.variant_built("ties", "refused", {})
-    metrics.variants_changed(2, 1000, 50, 3)
-    metrics.variants_changed(1, 500, 60, 1)
+    metrics.variants_changed(2, 1000, 20, 50, 3)
+    metrics.variants_changed(1, 500, 10, 60, 1)
+    metrics.watch_leaving(lambda: 700)
     metrics.cold_hit()
     text = metrics.render().decode()
     for line in (
@@ -171,6 +172,8 @@ def test_variants() -> None:
         'mergeserve_variant_build_seconds_count{method="ties",phase="merge"} 1.0',
         "mergeserve_variants_resident 1.0",
         "mergeserve_variant_bytes 500.0",
+        "mergeserve_variant_kv_bytes 10.0",
+        "mergeserve_variant_leaving_bytes 700.0",
         "mergeserve_variant_cache_bytes 60.0",
         "mergeserve_variant_evictions_total 4.0",
         "mergeserve_variant_cold_hits_total 1.0",

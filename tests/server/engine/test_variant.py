@@ -142,7 +142,7 @@ def test_lists_of_layers_follow_the_stack(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_not_changed_is_shared(family: str, tmp_path: Path) -> None:
-    """Stacking costs no bytes, and a variant's unchanged tensors are the base's own memory."""
+    """Stacking costs no weights, and a variant's unchanged tensors are the base's own memory."""
     bench = make_bench(tmp_path, family)
     assert make_variant(bench, {}, STACK).num_bytes == 0
     name = next(name for name in bench.base.linears if ".1." in name) + ".weight"
@@ -289,20 +289,83 @@ def test_prefix_is_reused_only_under_the_same_digest(bench: Bench) -> None:
     """Variants share the cache of a prompt with rows of their digest alone, even when the variant
     was made again in between.
     """
-    prompt = random_prompt(33)
-    changes = random_changes(bench, stack_names(bench, STACK), STACK, 0)
-    others = random_changes(bench, stack_names(bench, STACK), STACK, 1)
-    first = bench.add(prompt, make_variant(bench, changes, STACK, "a"))
+    prompt, layers = random_prompt(33), own_layers(bench)
+    names = list(bench.reference.state_dict())
+    changes = random_changes(bench, names, layers, 0)
+    others = random_changes(bench, names, layers, 1)
+    first = bench.add(prompt, make_variant(bench, changes, digest="a"))
     bench.run()
-    again = bench.add(prompt, make_variant(bench, changes, STACK, "a"))
-    other = bench.add(prompt, make_variant(bench, others, STACK, "b"))
+    again = bench.add(prompt, make_variant(bench, changes, digest="a"))
+    other = bench.add(prompt, make_variant(bench, others, digest="b"))
     base = bench.add(prompt)
     bench.run()
     assert [group.num_cached_tokens for group in (first, again, other, base)] == [0, 32, 0, 0]
-    expected = naive_greedy(dense_model(bench, changes, STACK), prompt, 12)
+    expected = naive_greedy(dense_model(bench, changes), prompt, 12)
     assert first.output_tokens == again.output_tokens == expected
-    assert other.output_tokens == naive_greedy(dense_model(bench, others, STACK), prompt, 12)
+    assert other.output_tokens == naive_greedy(dense_model(bench, others), prompt, 12)
     assert base.output_tokens == naive_greedy(bench.merged(bench.empty), prompt, 12)
+
+
+def test_prefix_of_a_deeper_model(bench: Bench) -> None:
+    """A deeper variant reuses its own prompts beside rows of others; one that was made again has
+    none, because the keys and values of its further layers went with the first.
+    """
+    prompt = random_prompt(33)
+    changes = random_changes(bench, stack_names(bench, STACK), STACK, 0)
+    expected = naive_greedy(dense_model(bench, changes, STACK), prompt, 12)
+    variant = make_variant(bench, changes, STACK, "a")
+    for num_cached in (0, 32):
+        group = bench.add(prompt, variant)
+        other = bench.add(prompt)
+        bench.run()
+        assert (group.num_cached_tokens, other.num_cached_tokens) == (num_cached, num_cached)
+        assert group.output_tokens == expected
+    del variant, group
+    bench.outputs.clear()
+    again = bench.add(prompt, make_variant(bench, changes, STACK, "a"))
+    bench.run()
+    assert again.num_cached_tokens == 0
+    assert again.output_tokens == expected
+
+
+def test_the_cache_of_further_layers_goes_with_the_variant(bench: Bench) -> None:
+    """What the KV cache takes for a deeper model is told before and after it is built, is its own,
+    and is freed with it; a model that is not deeper takes none.
+    """
+    cache = bench.engine._runner.cache
+    own = sum(storage.nbytes for storage in cache._storages)
+    variant = make_variant(bench, {}, STACK)
+    assert bench.variants.kv_bytes(STACK) == variant.kv_bytes == own // 3 * 2
+    further = [weakref.ref(storage) for storage in variant.cache._storages]
+    assert sum(storage.nbytes for storage in variant.cache._storages) == variant.kv_bytes
+    assert sum(storage.nbytes for storage in cache._storages) == own
+    group = bench.add(random_prompt(9), variant)
+    bench.run()
+    bench.outputs.clear()
+    del variant, group
+    assert all(storage() is None for storage in further)
+    for layers in ((0, 1, 2), (2, 1), (1, 1, 1)):
+        shallow = make_variant(bench, {}, layers)
+        assert bench.variants.kv_bytes(layers) == shallow.kv_bytes == 0
+        assert shallow.cache is cache
+
+
+def test_rows_of_others_wipe_no_further_layers(bench: Bench) -> None:
+    """Blocks that rows of the base are given are wiped in the base's layers alone; those of a
+    deeper model are wiped when a row of its own gets them.
+    """
+    variant = make_variant(bench, {}, STACK)
+    (storage, *_) = variant.cache._storages
+    storage.fill_(7.0)
+    bench.add(random_prompt(20))
+    bench.run()
+    assert (storage == 7.0).all()
+    group = bench.add(random_prompt(20), variant)
+    bench.step()
+    table = list(group.rows[0].block_table)
+    bench.run()
+    assert not (storage[:, :, table] == 7.0).any()
+    assert group.output_tokens == naive_greedy(dense_model(bench, {}, STACK), random_prompt(20), 12)
 
 
 def test_random_arrivals_aborts_and_preemption_with_variants(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ TENSOR_BYTES = SIZE * SIZE * 4
 WHOLE = (NUM_TENSORS - 1) * TENSOR_BYTES + SIZE * 4
 """Bytes of a variant in which every tensor is new."""
 
+KV_BYTES = 1000
+"""Bytes of keys and values that each layer more takes."""
+
 TIES = {"method": "ties", "sources": {"ft": {"weight": 0.5, "density": 0.5}}}
 """A recipe that needs a variant."""
 
@@ -55,6 +58,7 @@ class FakeVariant:
     tensors: Mapping[str, torch.Tensor]
     num_bytes: int
     num_packed: int = 0
+    kv_bytes: int = 0
 
     def pack(self) -> None:
         self.num_packed += 1
@@ -67,6 +71,7 @@ class FakeUnfinished:
     forge: "Forge"
     digest: str
     tensors: dict[str, torch.Tensor]
+    layers: Sequence[int]
 
     @property
     def names(self) -> frozenset[str]:
@@ -83,7 +88,8 @@ class FakeUnfinished:
         assert self.forge.gate.wait(20), "the test holds the builds back for too long"
         if self.forge.error is not None:
             raise self.forge.error
-        variant = FakeVariant(self.digest, self.tensors, self.num_bytes)
+        kv_bytes = self.forge.kv_bytes(self.layers)
+        variant = FakeVariant(self.digest, self.tensors, self.num_bytes, kv_bytes=kv_bytes)
         self.forge.live.add(variant)
         self.forge.num_builds += 1
         return variant
@@ -101,10 +107,14 @@ class Forge:
     begun: "weakref.WeakSet[FakeUnfinished]" = field(default_factory=weakref.WeakSet)
     live: "weakref.WeakSet[FakeVariant]" = field(default_factory=weakref.WeakSet)
 
+    def kv_bytes(self, layers: Sequence[int]) -> int:
+        """Those of a layer more than the base has."""
+        return KV_BYTES * max(0, len(layers) - 2)
+
     def start(self, digest: str, layers: Sequence[int], names: Collection[str]) -> FakeUnfinished:
         self.started.release()
         tensors = {name: torch.empty(self.resident.shapes[name]) for name in names}
-        unfinished = FakeUnfinished(self, digest, tensors)
+        unfinished = FakeUnfinished(self, digest, tensors, layers)
         self.begun.add(unfinished)
         return unfinished
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from server.presets.shelf import Built, Shelf
+from server.presets.shelf import Built, Need, Shelf
 
 
 @dataclass(eq=False)
 class Weights:
     digest: str
     num_bytes: int = 10
+    kv_bytes: int = 0
 
 
 class Cache:
@@ -136,7 +137,7 @@ def test_what_nobody_serves_goes_first(shelf):
 def test_what_can_never_fit_is_known(shelf, num_bytes, replacing, fits):
     """Beside the pinned variants there must be room; those that are replaced do not count."""
     shelf.serve("ab", "ab")
-    shortage = shelf.shortage("d", num_bytes, replacing)
+    shortage = shelf.shortage("d", Need(num_bytes), replacing)
     assert (shortage is None) == fits
 
 
@@ -145,10 +146,64 @@ def test_the_shortage_has_the_numbers():
     shelf = Shelf(3 << 20)
     shelf.put(built("a", 2 << 20))
     shelf.serve("a", "a")
-    shortage = shelf.shortage("b", 5 << 19)
+    shortage = shelf.shortage("b", Need(5 << 19))
     assert shortage is not None
     for part in ("2.5 MiB", "2.0 MiB of pinned", "3.0 MiB in all", "--variant-memory"):
         assert part in shortage
+
+
+def test_nothing_goes_for_an_edit_that_may_be_refused(shelf):
+    """What an edit built and holds makes nobody go before it is released; if it does not serve
+    then, it goes first.
+    """
+    shelf.serve("abc", "")
+    shelf.hold("d")
+    shelf.put(built("d"))
+    assert names(shelf) == "abcd"
+    shelf.release(["d"])
+    assert names(shelf) == "abc"
+
+
+def test_what_yields_takes_only_what_nobody_serves(shelf):
+    """A yielding variant takes the place of what is not served, or has none."""
+    shelf.serve("ab", "")
+    shelf.put(built("d"), yielding=True)
+    assert names(shelf) == "abd"
+    shelf.put(built("e", 11), yielding=True)
+    assert names(shelf) == "ab"
+
+
+def test_what_went_counts_while_somebody_has_it(shelf):
+    """A variant that was evicted or replaced is leaving until the last request on it ends, and a
+    new one has no room before.
+    """
+    running = [each.variant for each in shelf]
+    shelf.serve("a", "")
+    shelf.serve("", "")
+    shelf.put(built("d", 20))
+    assert (names(shelf), shelf.leaving_bytes) == ("cd", 20)
+    assert shelf.crowding("e", Need(10)) is None
+    crowding = shelf.crowding("e", Need(11))
+    assert crowding is not None
+    assert "requests still run on" in crowding
+    assert "--variant-memory" in crowding
+    del running[0]
+    assert shelf.leaving_bytes == 10
+    assert shelf.crowding("e", Need(11)) is None
+    running.clear()
+    assert shelf.leaving_bytes == 0
+
+
+def test_keys_and_values_count_too():
+    """The KV cache of layers beyond the base's is in the budget, and in the refusal by itself."""
+    shelf = Shelf(3 << 20)
+    assert shelf.shortage("a", Need(1 << 20, 2 << 20)) is None
+    shortage = shelf.shortage("a", Need(1 << 20, 5 << 19))
+    assert shortage is not None
+    for part in ("weights need 1.0 MiB", "layers beyond the base's 2.5 MiB", "3.0 MiB in all"):
+        assert part in shortage
+    shelf.put(Built(Weights("a", 1 << 20, 1 << 20), "ties", {}))  # type: ignore[arg-type]
+    assert shelf.num_bytes == 2 << 20
 
 
 def test_the_cache_takes_what_is_left(shelf):
@@ -156,5 +211,5 @@ def test_the_cache_takes_what_is_left(shelf):
     assert shelf.cache.num_bytes == 0
     shelf.serve("ab", "")
     shelf.serve("", "")
-    shelf.make_room(5)
+    shelf.expect(5)
     assert shelf.cache.num_bytes == 15

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from server.errors import (
+    ConflictError,
     ForbiddenError,
     PreconditionFailedError,
     UnavailableError,
@@ -19,9 +20,10 @@ from server.presets import failures as failures_module
 from server.presets.builder import INTERNAL_ERROR
 from server.presets.catalog import Catalog, Edit
 from server.presets.policy import Policy
+from server.presets.record import now
 from server.presets.served import Overrides
 from server.presets.workshop import BuildError
-from tests.server.presets.forge import TIES, WHOLE, VariantWorld
+from tests.server.presets.forge import KV_BYTES, TIES, WHOLE, VariantWorld
 from tests.server.presets.tiny import preset
 
 SOON = Edit(wait=False)
@@ -584,6 +586,94 @@ def test_requests_keep_what_they_have(world):
     assert catalog.preset("a").state == "cold"
     tensors = served.members[0].weights.tensors
     assert all(torch.equal(tensors[name], tensor) for name, tensor in before.items())
+
+
+def test_a_refused_edit_evicts_nothing(world):
+    """An edit whose build fails, and one that is refused after its build, take nobody's room."""
+    catalog = world.open_with_sources(budget=2 * WHOLE)
+    catalog.create(ties("a"), edit=Edit())
+    catalog.create(ties("b", 0.25), edit=Edit())
+    catalog.add_source("bad", world.checkpoint("bad", 2, **NAN))
+    patch = {"sources": {"bad": {"weight": 1, "density": 1}}}
+    with pytest.raises(UnprocessableError, match=r"model\.norm\.weight"):
+        catalog.patch("a", patch, edit=Edit())
+    with pytest.raises(UnprocessableError, match=r"model\.norm\.weight"):
+        catalog.create(ties("c", sources=patch["sources"]), edit=Edit())
+    with world.store.writing() as writer:  # as another process would
+        writer.delete_preset("a", head=1, at=now())
+    with pytest.raises(ConflictError):
+        catalog.patch("a", density(0.9), edit=Edit())
+    assert {record.name: record.state for record in catalog.presets()} == {
+        "a": "ready",
+        "b": "ready",
+    }
+
+
+def test_refused_content_evicts_nothing(world):
+    """New content of a source that one of its presets refuses leaves the others in memory, whatever
+    was built of it before.
+    """
+    catalog = world.open_with_sources(budget=4 * WHOLE)
+    catalog.add_source("other", world.checkpoint("other", 5))
+    catalog.create(ties("a"), edit=Edit())
+    catalog.create(ties("b", 0.25), edit=Edit())
+    twice = {"ft": {"weight": 2}}
+    catalog.create(preset("c", method="task_arithmetic", sources=twice), edit=Edit())
+    catalog.create(preset("d", method="linear", sources={"other": {"weight": 1}}), edit=Edit())
+    kept = {name: catalog.resolve(name).members[0] for name in "abcd"}
+    world.checkpoint("huge", 2, model__norm__weight=torch.full((4,), 3e38))
+    number = world.forge.num_builds
+    with pytest.raises(UnprocessableError, match="preset 'c'"):
+        catalog.replace_source("ft", "huge", edit=Edit())
+    assert world.forge.num_builds > number
+    assert {name: catalog.resolve(name).members[0] for name in "abcd"} == kept
+    assert world.variants.num_bytes == 4 * WHOLE
+
+
+def test_a_build_waits_for_what_requests_run_on(world, monkeypatch):
+    """Weights that went and still run count: a build waits for their end, so long; then the edit is
+    told to come back, and what serves goes on.
+    """
+    monkeypatch.setattr("server.presets.admission.LEAVING_SECONDS", 0.05)
+    catalog = world.open_with_sources(budget=2 * WHOLE)
+    catalog.create(ties(), edit=Edit())
+    running = [catalog.resolve("tutor")]
+    catalog.patch("tutor", density(0.6), edit=Edit())
+    running.append(catalog.resolve("tutor"))
+    catalog.patch("tutor", density(0.7), edit=Edit())
+    with pytest.raises(UnavailableError, match="requests still run on") as caught:
+        catalog.patch("tutor", density(0.8), edit=Edit())
+    assert (caught.value.code, caught.value.status) == ("variant_memory", 503)
+    assert caught.value.retry_after >= 1
+    assert (catalog.preset("tutor").revision, catalog.preset("tutor").state) == (3, "ready")
+    catalog.patch("tutor", density(0.8), edit=SOON)
+    wait_for(lambda: catalog.preset("tutor").state == "failed")
+    assert "requests still run on" in catalog.preset("tutor").reasons[0]
+    assert catalog.resolve("tutor").revision == 3
+    monkeypatch.setattr("server.presets.admission.LEAVING_SECONDS", 20)
+    edit = in_background(catalog.patch, "tutor", density(0.9), edit=Edit())
+    wait_for(lambda: bool(world.variants._jobs))
+    assert not edit.done()
+    running.pop()
+    assert edit.result(20).record.state == "ready"
+
+
+def test_further_layers_are_in_the_budget(world):
+    """The KV cache of a stack deeper than the base is counted, told, and given back."""
+    layers = [{"sources": [{"model": "base", "layer_range": r}]} for r in ([0, 2], [0, 2])]
+    stack = {"method": "passthrough", "sources": {"base": {}}, "slices": layers}
+    stack["base_model"] = None
+    catalog = world.open_with_sources(budget=2 * KV_BYTES)
+    catalog.create(preset("deep", **stack), edit=Edit())
+    explained = catalog.explain("deep")
+    assert (explained["num_bytes"], explained["kv_bytes"]) == (0, 2 * KV_BYTES)
+    assert world.variants.num_bytes == 2 * KV_BYTES
+    layers.append(layers[0])
+    for attempt in (catalog.validate, lambda document: catalog.create(document, edit=Edit())):
+        with pytest.raises(UnprocessableError, match="layers beyond the base's"):
+            attempt(preset("deeper", **stack))
+    catalog.delete("deep", edit=Edit())
+    assert world.variants.num_bytes == 0
 
 
 def test_what_can_never_fit_is_refused(world):

@@ -12,6 +12,7 @@ from merging.trim_cache import TrimCache
 from server.engine.errors import VariantError
 from server.errors import UnavailableError
 from server.presets.planner import Planner
+from server.presets.shelf import Need
 from server.presets.workshop import BuildError, Workshop
 from tests.server.presets.forge import Forge, write_checkpoint
 from tests.server.presets.tiny import tiny_base
@@ -42,11 +43,11 @@ def never() -> bool:
 def test_weights_and_figures(forge):
     """The weights are the recipe's, and every phase has its seconds."""
     plan = scaled(forge)
-    asked: list[int] = []
+    asked: list[Need] = []
     built = Workshop(forge, TrimCache(1000)).build(plan.variant, asked.append, never)
     for name, tensor in built.variant.tensors.items():
         torch.testing.assert_close(tensor, 2 * forge.resident.tensor(name))
-    assert asked == [built.num_bytes]
+    assert asked == [Need(built.num_bytes)]
     assert (built.digest, built.method) == (plan.digest, "passthrough")
     assert {"allocate", "merge", "finish"} <= built.seconds_by_phase.keys()
 
@@ -65,8 +66,8 @@ def test_siblings_get_the_bases_values(forge, monkeypatch):
 def test_room_can_be_refused(forge):
     """Whoever asked may refuse the bytes once they are known."""
 
-    def refuse(num_bytes: int) -> None:
-        raise BuildError([f"{num_bytes} bytes are too many"])
+    def refuse(need: Need) -> None:
+        raise BuildError([f"{need.num_bytes} bytes are too many"])
 
     with pytest.raises(BuildError, match="too many"):
         Workshop(forge, TrimCache(0)).build(scaled(forge).variant, refuse, never)
