@@ -20,8 +20,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from merging.adapter import BaseTensor
 from merging.base import Base
-from merging.checkpoint import read_tensor, tensor_entries
 from merging.checkpoint_check import check_base
+from merging.checkpoint_fit import under_base_names
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
@@ -105,7 +105,8 @@ def load_engine(
     name = options.served_model_name or model_id(model)
     base = describe(network, name=name, digest=weights.digest, dtype=dtype)
     tokenizer = load_tokenizer(folder, network, options.chat_template)
-    base_tensor = tensor_reader(folder, network)
+    weights = under_base_names(weights, base)
+    base_tensor = tensor_reader(weights, network)
     engine, variants = build_engine(network, tokenizer, options, observer)
     return LoadedModel(engine, variants, tokenizer, base, base_tensor, weights)
 
@@ -147,9 +148,8 @@ def describe_base(model: str | Path) -> Base:
     return describe(network, name=model_id(model), digest="", dtype=torch.float32)
 
 
-def tensor_reader(folder: Path, network: PreTrainedModel) -> BaseTensor:
+def tensor_reader(weights: CheckpointWeights, network: PreTrainedModel) -> BaseTensor:
     """A function that reads tensors of the base by name; a tied head's name gives the embedding."""
-    entries = tensor_entries(folder)
     names = {id(module): name for name, module in network.named_modules()}
     head, embedding = (
         f"{names.get(id(module))}.weight"
@@ -157,8 +157,8 @@ def tensor_reader(folder: Path, network: PreTrainedModel) -> BaseTensor:
     )
 
     def read(name: str) -> torch.Tensor | None:
-        entry = entries.get(name) or (entries.get(embedding) if name == head else None)
-        return None if entry is None else read_tensor(entry)
+        own = embedding if name == head and name not in weights.shapes else name
+        return weights.tensor(own) if own in weights.shapes else None
 
     return read
 

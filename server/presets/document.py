@@ -28,7 +28,10 @@ SERVER_FIELDS = frozenset(
 )
 """What the server adds to a document. A body may carry it back, and it is dropped."""
 
-RECIPE_FIELDS = {"method", "base_model", "sources", "parameters", "slices", "dtype", "seed"}
+RECIPE_FIELDS = {
+    *("method", "base_model", "sources", "parameters", "slices", "dtype", "seed"),
+    "tokenizer_source",
+}
 
 Rule = Literal["task_arithmetic", "log_pool", "linear_pool"]
 
@@ -60,6 +63,7 @@ class PresetDocument(BaseModel):
     slices: JsonValue = None
     dtype: str | None = None
     seed: int = 0
+    tokenizer_source: str | None = None
     ensemble: EnsembleSettings = EnsembleSettings()
     overrides: OverrideLevel | None = None
     defaults: SamplingDefaults = SamplingDefaults()
@@ -70,8 +74,12 @@ class PresetDocument(BaseModel):
         return Recipe.model_validate(self.model_dump(include=RECIPE_FIELDS))
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Plain JSON values; sampling defaults that are not set are left out."""
+        """Plain JSON values; sampling defaults and a tokenizer_source that are not set are left
+        out.
+        """
         document: dict[str, JsonValue] = self.model_dump(mode="json")
+        if self.tokenizer_source is None:
+            del document["tokenizer_source"]
         document["defaults"] = self.defaults.model_dump(mode="json", exclude_none=True)
         return document
 
