@@ -133,12 +133,6 @@ def tensor_entries(folder: Path) -> Mapping[str, TensorEntry]:
     return dict(sorted(found.items()))
 
 
-def read_tensor(entry: TensorEntry) -> torch.Tensor:
-    """Copy one tensor into memory, of shape `entry.shape`, in its own dtype."""
-    with _opened(entry.path) as file:
-        return _read(file, entry)
-
-
 def read_tensors(path: Path) -> tuple[Header, Mapping[str, torch.Tensor]]:
     """Copy a whole file into memory, through one handle: replacing the file cannot mix two."""
     with _opened(path) as file:

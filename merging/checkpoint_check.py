@@ -1,7 +1,7 @@
 """Whether a checkpoint is a fine-tune of this base: from headers and configs, before any merge."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -28,12 +28,16 @@ COMPUTING = (
 
 
 def check_checkpoint(
-    checkpoint: CheckpointWeights, base: Base, resident: CheckpointWeights
+    checkpoint: CheckpointWeights,
+    base: Base,
+    resident: CheckpointWeights,
+    alignable: Collection[str] = (),
 ) -> list[str]:
     """Check that a checkpoint has the base's tensors, and return warnings.
 
     `resident` are the base's own files. Only headers and configs are read, but for a head that the
-    checkpoint has beside its embedding and the base has not: it must equal the embedding.
+    checkpoint has beside its embedding and the base has not: it must equal the embedding. The
+    tensors `alignable` may have another number of rows: a recipe can align them.
 
     Raises SourceError with every reason: tensors that are missing or unexpected, of another shape,
     of a type that is no plain float, another vocabulary, tied against untied heads.
@@ -42,7 +46,7 @@ def check_checkpoint(
         *_config_reasons(checkpoint.folder, resident.folder),
         *_head_reasons(checkpoint, base, resident),
         *_name_reasons(checkpoint, base, resident),
-        *grouped(_tensor_problems(checkpoint, resident)),
+        *grouped(_tensor_problems(checkpoint, resident, alignable)),
     ]
     if reasons:
         raise SourceError(reasons)
@@ -136,7 +140,7 @@ def _is_float(weights: CheckpointWeights, name: str) -> bool:
 
 
 def _tensor_problems(
-    checkpoint: CheckpointWeights, resident: CheckpointWeights
+    checkpoint: CheckpointWeights, resident: CheckpointWeights, alignable: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     """What is wrong with tensors that both have, or that are quantised: (name, problem)."""
     yield from _quantised(checkpoint.entries)
@@ -144,7 +148,8 @@ def _tensor_problems(
         shape = checkpoint.shapes.get(name)
         if shape is None:
             continue
-        if shape != expected:
+        is_alignable = name in alignable and shape[1:] == expected[1:]
+        if shape != expected and not is_alignable:
             yield name, _shape_problem(name, shape, expected)
         dtype = checkpoint.entries[name].dtype
         is_packed = dtype not in FLOATS and not dtype.startswith(QUANTISED)

@@ -16,6 +16,7 @@ from merging.checkpoint import (
     tensor_entries,
 )
 from merging.errors import SourceError
+from merging.vocabulary import VocabularyDifference
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,19 @@ class CheckpointWeights:
     """The tensors of a checkpoint's folder, as views of its mapped files.
 
     `shapes` is in the model's order: by name, numbers as numbers. The mapping is private: nothing
-    can be written to the files through it. `digest` is that of the content when it was opened.
+    can be written to the files through it. `digest` is that of the content when it was opened:
+    `tensors_digest`, but for a source whose `vocabulary` is not the base's, which is in it too.
     """
 
     folder: Path
     digest: str
+    tensors_digest: str
     shapes: Mapping[str, tuple[int, ...]]
     num_bytes: int
     entries: Mapping[str, TensorEntry]
     _states: Mapping[Path, FileState]
     _mapped: Mapping[Path, torch.Tensor]  # uint8 [size of the file]
+    vocabulary: VocabularyDifference | None = None
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in its own dtype, a view of the file: do not write to it.
@@ -88,9 +92,11 @@ def open_checkpoint(folder: Path, progress: Progress | None = None) -> Checkpoin
     files = sorted({entry.path for entry in entries.values()})
     states = {path: file_state(path) for path in files}
     mapped = {path: _map(path, states[path].size) for path in files}
+    digest = checkpoint_digest(folder, progress)
     weights = CheckpointWeights(
         folder=folder,
-        digest=checkpoint_digest(folder, progress),
+        digest=digest,
+        tensors_digest=digest,
         shapes={name: entries[name].shape for name in sorted(entries, key=natural_order)},
         num_bytes=sum(entry.num_bytes for entry in entries.values()),
         entries=entries,

@@ -2,7 +2,7 @@
 
 A few things are written in another way than they came, and mean the same: a `modules` of one module
 becomes its content; a base_model among the models is only named as base_model; numbers as text
-become numbers; the tokenizer of the base need not be named. A merge here computes in float32
+become numbers. A merge here computes in float32
 whatever `dtype` says, which is that of the result.
 """
 

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from merging.mergekit_setting import fold, plain
 from merging.methods import METHODS
-from merging.recipe import BASE
+from merging.recipe import BASE, UNION
 from merging.setting import Kind
 
 Settings = dict[str, JsonValue]
@@ -48,7 +48,6 @@ class Reader:
             slices = list(self._slices(content["slices"]))
             sources = {name: {} for name in sorted({n for _, names in slices for n in names})}
         dtype = self._dtype(config)
-        self._tokenizer(config)
         return {
             "method": str(name),
             "base_model": BASE if self._takes_base else self._base_model,
@@ -56,6 +55,7 @@ class Reader:
             "parameters": shared,
             "slices": [part for part, _ in slices] or None,
             "dtype": dtype,
+            "tokenizer_source": self._tokenizer(config),
         }
 
     def _content(self, config: Values) -> tuple[Values, Settings]:
@@ -201,13 +201,15 @@ class Reader:
             )
         return out or dtype
 
-    def _tokenizer(self, config: Values) -> None:
-        """Refuse what would change the vocabulary, or the chat template, which are the base's."""
-        self._tokenizer_source(config.get("tokenizer_source"), "tokenizer_source")
+    def _tokenizer(self, config: Values) -> str | None:
+        """What tokens are aligned to. Whether that is the base's vocabulary is seen when the recipe
+        is planned; what changes it, or the chat template, by itself is refused here.
+        """
+        source = self._tokenizer_source(config.get("tokenizer_source"), "tokenizer_source")
         if (tokenizer := config.get("tokenizer")) is not None:
             given = self._mapping(tokenizer, "tokenizer")
             self._known_keys(given, ("source", "tokens", "pad_to_multiple_of"), "tokenizer.")
-            self._tokenizer_source(given.get("source", "union"), "tokenizer.source")
+            source = self._tokenizer_source(given.get("source", UNION), "tokenizer.source")
             for key in ("tokens", "pad_to_multiple_of"):
                 if given.get(key):
                     self.reasons.append(
@@ -219,17 +221,13 @@ class Reader:
                 "chat_template: a preset has the chat template of the base; leave it out, or serve "
                 "with --chat-template"
             )
+        return source
 
-    def _tokenizer_source(self, value: object, path: str) -> None:
-        if value is None or value == BASE:
-            return
-        if value != "union":
-            name = self._model(value, path)
-            if name in (None, BASE, self._base_model):
-                return
-        self.reasons.append(
-            f'{path}: {value!r} may change the vocabulary, which is the base\'s; use "base"'
-        )
+    def _tokenizer_source(self, value: object, path: str) -> str | None:
+        if value is None or value in (BASE, UNION):
+            return None if value is None else str(value)
+        name = self._model(value, path)
+        return BASE if name == self._base_model else name
 
     def _known_keys(self, given: Values, known: tuple[str, ...], path: str) -> None:
         for key in given:

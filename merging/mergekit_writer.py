@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from merging.mergekit_setting import fold
 from merging.methods import METHODS
-from merging.recipe import Recipe, Slice
+from merging.recipe import BASE, UNION, Recipe, Slice
 from merging.section import Section
 from merging.setting import setting_json
 
@@ -48,6 +48,10 @@ class Writer:
             pairs = zip(recipe.slices, sections, strict=True)
             config["slices"] = [self._slice(part, section) for part, section in pairs]
         config |= self._parameters(recipe.parameters, "parameters")
+        if recipe.tokenizer_source in (BASE, UNION):
+            config["tokenizer_source"] = recipe.tokenizer_source
+        elif recipe.tokenizer_source is not None:
+            config["tokenizer_source"] = self._path_of(recipe.tokenizer_source)
         if recipe.dtype is None:
             return config
         # mergekit computes in `dtype`, a merge here in float32

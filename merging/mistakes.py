@@ -10,6 +10,9 @@ from merging.methods.method import Method
 BASE: Final = "base"
 """The name of the resident base among the models."""
 
+UNION: Final = "union"
+"""mergekit's name for the vocabulary of all models."""
+
 Values = Mapping[str, object]
 
 

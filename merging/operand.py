@@ -7,6 +7,7 @@ from functools import cached_property
 
 import torch
 
+from merging.aligned_weights import AlignedWeights
 from merging.checkpoint_weights import CheckpointWeights
 from merging.errors import PlanError, SourceError
 from merging.methods.apply import canonical_order, reordered
@@ -137,6 +138,8 @@ def check_unchanged(plan: VariantPlan, tensor: TensorPlan) -> None:
     read: list[tuple[Weights | None, str | None]] = [(plan.base, tensor.base)]
     read += [(plan.sources[own.source].weights, own.tensor) for own in tensor.ingredients]
     for weights, name in read:
+        if isinstance(weights, AlignedWeights):
+            weights = weights.weights
         if isinstance(weights, CheckpointWeights) and name is not None:
             weights.tensor(name)
 

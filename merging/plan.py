@@ -11,6 +11,7 @@ from merging.adapter import Adapter
 from merging.base import Base
 from merging.blend import Blend
 from merging.blending import Array, Gram, combine, make_blend
+from merging.checkpoint_fit import aligned, vocabulary_reasons
 from merging.digest import json_digest
 from merging.errors import PlanError
 from merging.explaining import blend_groups, explain_source, planned_groups, shared_groups
@@ -148,11 +149,12 @@ def plan(
     """
     start = perf_counter()
     used = {name: sources[name] for name in sorted(recipe.models & sources.keys())}
-    models = Models(base, weights, used)
+    models = Models(base, weights, aligned(recipe, used, base, weights))
     reasons = [
         *dtype_reasons(recipe, base),
         *source_reasons(sorted(recipe.models), sources, unusable),
         *model_reasons(recipe, base),
+        *vocabulary_reasons(recipe, used),
     ]
     if ranges := list(range_problems(recipe, base)):
         raise PlanError(reasons + ranges)
@@ -162,17 +164,22 @@ def plan(
     reasons += [*resolution.reasons, *fit_problems(layout, models)]
     if reasons:
         raise PlanError(reasons)
-    made = _compile(recipe, layout, resolution, models, gram)
+    digest = recipe.digest({name: s.digest for name, s in used.items()}, base)
+    made = replace(_compile(recipe, layout, resolution, models, gram, digest), sources=used)
     warnings = (*resolution.warnings, *_inert(recipe), *_warnings(made))
     return replace(made, build_seconds=perf_counter() - start, warnings=warnings)
 
 
 def _compile(
-    recipe: Recipe, layout: Layout, resolution: Resolution, models: Models, gram: Gram
+    recipe: Recipe,
+    layout: Layout,
+    resolution: Resolution,
+    models: Models,
+    gram: Gram,
+    digest: str,
 ) -> Plan:
     """Compile what was found to fit; PlanError if the path that it needs is not possible."""
     method, base = METHODS[recipe.method], models.base
-    digest = recipe.digest(models.digests, base)
     if method.kind == "low_rank":
         return _low_rank(recipe, layout, resolution, models, digest)
     reason = why_written(method, layout, resolution.tensors, models)

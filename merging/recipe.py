@@ -19,7 +19,7 @@ from merging.errors import RecipeError
 from merging.methods import METHODS
 from merging.methods.method import Method
 from merging.methods.parameter import Parameter
-from merging.mistakes import BASE, mistakes
+from merging.mistakes import BASE, UNION, mistakes
 from merging.section import Section
 from merging.setting import Setting, chain, setting_json
 
@@ -28,7 +28,7 @@ Layer = Annotated[int, Field(ge=0, strict=True)]
 Model = Annotated[str, Field(min_length=1)]
 DType = Literal["bfloat16", "float16", "float32"]
 
-__all__ = ["BASE", "Recipe", "Slice", "SliceSource"]
+__all__ = ["BASE", "UNION", "Recipe", "Slice", "SliceSource"]
 
 FROZEN: Final = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,7 +61,9 @@ class Recipe(BaseModel):
     `base_model` is what deltas are relative to, and the first end of a method with two: a source,
     "base" (the resident model), or None where the method can do without. A method that takes its
     base as one more source has none: only "base" or None is taken, and neither is looked at.
-    `dtype` is that of the result.
+    `dtype` is that of the result. With a `tokenizer_source` the rows of embeddings and heads are
+    aligned, token by token, to the vocabulary of the base, which is the result's: "base", or what
+    means the same there, "union" or a source. Without one all models must have that vocabulary.
     """
 
     model_config = FROZEN
@@ -73,6 +75,7 @@ class Recipe(BaseModel):
     slices: tuple[Slice, ...] | None = None
     dtype: DType | None = None
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
+    tokenizer_source: Model | None = None
 
     @model_validator(mode="wrap")
     @classmethod
@@ -181,6 +184,8 @@ class Recipe(BaseModel):
             "dtype": self.dtype or base.dtype,
             "slices": [self._slice(part, known) for part in self.sections(base.num_layers)],
             "seed": self.seed,
+            # whatever it names, it is the base's vocabulary
+            **({} if self.tokenizer_source is None else {"tokenizer_source": BASE}),
         }
 
     def _slice(self, part: Section, digests: Mapping[str, str]) -> JsonValue:

@@ -7,7 +7,7 @@ from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
 from merging.adapter_config import FILE, AdapterConfig, read_config
 from merging.base import Base
 from merging.checkpoint import tensor_entries
-from merging.checkpoint_check import check_checkpoint
+from merging.checkpoint_fit import fit_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 from merging.explanation import group_coefficients
@@ -121,7 +121,7 @@ def _checkpoint_lines(
         yield "outcome", "can be a base, or a source of merges on a base that it fits"
         return
     try:
-        warnings = check_checkpoint(weights, base, resident())
+        _, warnings = fit_checkpoint(weights, base, resident())
     except SourceError as error:
         yield from _refused(error)
         return

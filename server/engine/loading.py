@@ -10,6 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from merging.adapter import BaseTensor
 from merging.base import Base
 from merging.checkpoint_check import check_base
+from merging.checkpoint_fit import under_base_names
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from server.engine.device import pick_device, pick_dtype
 from server.engine.engine import Engine
@@ -77,7 +78,8 @@ def load_engine(
     name = options.served_model_name or model_id(model)
     base = describe(network, name=name, digest=weights.digest, dtype=dtype)
     tokenizer = load_tokenizer(folder, network, options.chat_template)
-    base_tensor = tensor_reader(folder, network)
+    weights = under_base_names(weights, base)
+    base_tensor = tensor_reader(weights, network)
     engine, variants = build_engine(network, tokenizer, options, observer)
     return LoadedModel(engine, variants, tokenizer, base, base_tensor, weights)
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from merging.adapter import BaseTensor
-from merging.checkpoint import read_tensor, tensor_entries
+from merging.checkpoint_weights import CheckpointWeights
 from server.engine.errors import ModelLoadError
 from server.engine.tokenizer import Tokenizer
 
@@ -110,9 +110,8 @@ def _eos_token_ids(config: GenerationConfig | None, fallback: int | None) -> fro
     return frozenset([eos] if isinstance(eos, int) else eos)
 
 
-def tensor_reader(folder: Path, network: PreTrainedModel) -> BaseTensor:
+def tensor_reader(weights: CheckpointWeights, network: PreTrainedModel) -> BaseTensor:
     """A function that reads tensors of the base by name; a tied head's name gives the embedding."""
-    entries = tensor_entries(folder)
     names = {id(module): name for name, module in network.named_modules()}
     head, embedding = (
         f"{names.get(id(module))}.weight"
@@ -120,7 +119,7 @@ def tensor_reader(folder: Path, network: PreTrainedModel) -> BaseTensor:
     )
 
     def read(name: str) -> torch.Tensor | None:
-        entry = entries.get(name) or (entries.get(embedding) if name == head else None)
-        return None if entry is None else read_tensor(entry)
+        own = embedding if name == head and name not in weights.shapes else name
+        return weights.tensor(own) if own in weights.shapes else None
 
     return read

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from merging.base import Base
 from merging.checkpoint_check import check_base
+from merging.checkpoint_fit import under_base_names
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 from merging.mergekit import from_mergekit
@@ -92,7 +93,7 @@ def open_base(spelling: str, folder: Path, dtype: str | None, progress: Progress
         digest=weights.digest,
         dtype=dtype or file_dtype(weights),
     )
-    return OpenBase(spelling, folder, base, weights)
+    return OpenBase(spelling, folder, base, under_base_names(weights, base))
 
 
 def file_dtype(weights: CheckpointWeights) -> str:
@@ -136,6 +137,8 @@ def _native(file: RecipeFile, located: Located) -> dict[str, JsonValue]:
         return dict(from_mergekit(file.mergekit(), located.names.get))
     native = file.native()
     Recipe.model_validate(native)  # what is wrong, by the names that the document has
+    if isinstance(source := native.get("tokenizer_source"), str):
+        native["tokenizer_source"] = located.names.get(source, source)
     for field in native.keys() & {"base_model", "slices"}:
         native[field] = _renamed(native[field], located.names, field)
     return native

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +15,8 @@ from server.presets.database import StoreError
 
 Content = Adapter | CheckpointWeights
 """What a source holds: low-rank factors, or the tensors of a full model."""
+
+Fit = Callable[[CheckpointWeights], CheckpointWeights]
 
 POINTER = "checkpoint.json"
 
@@ -87,8 +89,10 @@ class Contents:
         noted = self._noted_folder(digest)
         return noted is not None and noted.is_dir()
 
-    def read(self, digest: str) -> Content:
-        """Read a content; SourceError if it is gone or damaged."""
+    def read(self, digest: str, fit: Fit = lambda opened: opened) -> Content:
+        """Read a content; SourceError if it is gone or damaged. `fit` makes a checkpoint that was
+        opened anew what it was when it was kept.
+        """
         if digest in self._memory:
             check_unchanged(self._memory[digest])
             return self._memory[digest]
@@ -96,7 +100,7 @@ class Contents:
             raise SourceError(self.gone(digest))
         noted = self._noted_folder(digest)
         if noted is not None:
-            checkpoint = open_checkpoint(noted)
+            checkpoint = fit(open_checkpoint(noted))
             if checkpoint.digest != digest:
                 raise SourceError(self.gone(digest))
             return checkpoint

@@ -29,7 +29,10 @@ SERVER_FIELDS = frozenset(
 )
 """What the server adds to a document. A body may carry it back, and it is dropped."""
 
-RECIPE_FIELDS = {"method", "base_model", "sources", "parameters", "slices", "dtype", "seed"}
+RECIPE_FIELDS = {
+    *("method", "base_model", "sources", "parameters", "slices", "dtype", "seed"),
+    "tokenizer_source",
+}
 
 
 class PresetDocument(BaseModel):
@@ -51,6 +54,7 @@ class PresetDocument(BaseModel):
     slices: JsonValue = None
     dtype: str | None = None
     seed: int = 0
+    tokenizer_source: str | None = None
     ensemble: EnsembleSettings = EnsembleSettings()
     overrides: OverrideLevel | None = None
     defaults: SamplingDefaults = SamplingDefaults()
@@ -61,10 +65,12 @@ class PresetDocument(BaseModel):
         return Recipe.model_validate(self.model_dump(include=RECIPE_FIELDS))
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Plain JSON values; what is not set of the ensemble and the sampling defaults is left
-        out.
+        """Plain JSON values; sampling defaults, a tokenizer_source and parts of the ensemble are
+        left out where they are not set.
         """
         document: dict[str, JsonValue] = self.model_dump(mode="json")
+        if self.tokenizer_source is None:
+            del document["tokenizer_source"]
         document["ensemble"] = self.ensemble.to_json()
         document["defaults"] = self.defaults.model_dump(mode="json", exclude_none=True)
         return document

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from merging.adapter import Adapter
 from merging.base import Base
+from merging.checkpoint_weights import CheckpointWeights
 from merging.digest import canonical_json
 from merging.errors import MergingError, PlanError, RecipeError
 from merging.gram import GramCache
@@ -98,7 +99,9 @@ class Planner:
         """Compile a source alone: an adapter at weight 1, a checkpoint as it is."""
         recipe = Recipe(method="task_arithmetic", sources={name: {"weight": 1.0}})
         if not isinstance(content, Adapter):
-            recipe = Recipe(method="passthrough", sources={name: {}})
+            is_other = isinstance(content, CheckpointWeights) and content.vocabulary is not None
+            align = BASE if is_other else None  # the tokens that it gets are the base's
+            recipe = Recipe(method="passthrough", sources={name: {}}, tokenizer_source=align)
         return self.plan(recipe, {name: content})
 
     def forget(self, digest: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
 from merging.base import Base
 from merging.checkpoint import Progress
-from merging.checkpoint_check import check_checkpoint
+from merging.checkpoint_fit import fit_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 from merging.plan import Plan
@@ -85,7 +85,7 @@ class SourceRegistry:
         bytes of a checkpoint. Raises SourceError with every reason why the source is not fit.
         """
         content = read_adapter(path) if is_adapter(path) else self._open(path, progress)
-        warnings = self._check(content)
+        content, warnings = self._checked(content)
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
         with self._lock:
@@ -105,8 +105,7 @@ class SourceRegistry:
                 self._held.move_to_end(digest)
         if held is not None and is_unchanged(held):
             return held
-        content = self.contents.read(digest)
-        self._check(content)
+        content, _ = self._checked(self.contents.read(digest, lambda opened: self._fit(opened)[0]))
         with self._lock:
             content = self._share(content)
             self._evict()
@@ -140,17 +139,22 @@ class SourceRegistry:
             raise SourceError(f"{path} is not a folder")
         return open_checkpoint(path, progress)
 
-    def _check(self, content: Content) -> tuple[str, ...]:
+    def _fit(self, opened: CheckpointWeights) -> tuple[CheckpointWeights, list[str]]:
+        assert self._resident is not None, "a server has its base's files at hand"
+        return fit_checkpoint(opened, self._base, self._resident)
+
+    def _checked(self, content: Content) -> tuple[Content, tuple[str, ...]]:
+        """The content as it fits the base, and warnings."""
         if isinstance(content, CheckpointWeights):
-            assert self._resident is not None, "a server has its base's files at hand"
-            return tuple(check_checkpoint(content, self._base, self._resident))
+            fitted, told = self._fit(content)
+            return fitted, tuple(told)
         warnings = check_adapter(
             content,
             self._base,
             allow_base_mismatch=self._allow_base_mismatch,
             base_tensor=self._base_tensor,
         )
-        return tuple(warnings)
+        return content, tuple(warnings)
 
     def _share(self, content: Content) -> Content:
         """The content on the factors that are in memory already. Called with the lock."""

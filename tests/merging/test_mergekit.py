@@ -8,6 +8,7 @@ import yaml
 from merging.errors import RecipeError
 from merging.mergekit import from_mergekit, to_mergekit
 from merging.recipe import Recipe
+from tests.merging.tiny import flat_base
 
 PATHS = {"base": "org/base", "math": "org/math-7b", "code": "./models/code", "chat": "chat"}
 NAMES = {path: name for name, path in PATHS.items()} | {name: name for name in PATHS}
@@ -256,6 +257,18 @@ tokenizer: {source: org/base, tokens: {}, pad_to_multiple_of: null}
 dtype: bfloat16
 """,
     ),
+    "the vocabulary of all models": (
+        """
+merge_method: linear
+models: [{model: chat, parameters: {weight: 1}}]
+tokenizer_source: union
+""",
+        """
+merge_method: linear
+models: [{model: chat, parameters: {weight: 1}}]
+tokenizer: {}
+""",
+    ),
     "models as mappings": (
         """
 merge_method: linear
@@ -283,6 +296,19 @@ def test_what_means_the_same_becomes_the_same_recipe(texts: tuple[str, str]) -> 
     """mergekit's own equivalences hold: the recipes are equal."""
     one, other = map(recipe, texts)
     assert one == other
+
+
+@pytest.mark.parametrize("source", ["base", "union", "chat"])
+def test_a_tokenizer_source_is_kept(source: str) -> None:
+    """Whose vocabulary it is shows when the recipe is planned; written, it is what was read."""
+    text = f"{{merge_method: linear, tokenizer_source: {source}, "
+    read = recipe(text + "models: [{model: chat, parameters: {weight: 1}}]}")
+    assert read.tokenizer_source == source
+    written = to_mergekit(read, PATHS.__getitem__)["tokenizer_source"]
+    assert written == {**PATHS, "base": "base"}.get(source, source)
+    without = read.model_copy(update={"tokenizer_source": None})
+    digests = {"chat": "sha256:1"}
+    assert read.digest(digests, flat_base()) != without.digest(digests, flat_base())
 
 
 def test_a_method_that_can_do_without_a_base_has_none_unless_it_is_named() -> None:
@@ -315,9 +341,8 @@ STACK = {"merge_method": "passthrough"}
             {**GOOD, "models": [{"model": {"model": {"path": "chat"}, "lora": {"path": "l"}}}]},
             "models[0].model: 'chat+l' merges a LoRA into a model first; register 'l' as a source",
         ),
-        ({**GOOD, "tokenizer_source": "union"}, "tokenizer_source: 'union' may change the vocab"),
-        ({**GOOD, "tokenizer_source": "math"}, "tokenizer_source: 'math' may change the vocab"),
-        ({**GOOD, "tokenizer": {}}, "tokenizer.source: 'union' may change the vocabulary"),
+        ({**GOOD, "tokenizer_source": "nobody"}, "tokenizer_source: 'nobody' is neither the name"),
+        ({**GOOD, "tokenizer": {"source": "nobody"}}, "tokenizer.source: 'nobody' is neither"),
         (
             {**GOOD, "tokenizer": {"source": "base", "tokens": {"<x>": {}}}},
             "tokenizer.tokens: would change the vocabulary",
@@ -357,7 +382,7 @@ def test_all_of_it_is_refused_at_once() -> None:
 merge_method: ties
 base_model: nothing
 models: [{model: nobody}, {model: chat+lora}]
-tokenizer_source: union
+tokenizer_source: nothing
 chat_template: alpaca
 extra: 1
 """

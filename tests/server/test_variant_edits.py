@@ -1,12 +1,15 @@
 """Edits of a preset with weights of its own, on a real engine that is under load."""
 
 import gc
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from server.app import create_app
 from server.engine.variant import Variant
@@ -14,6 +17,7 @@ from server.settings import Settings
 from tests.adapters import save_adapter
 from tests.models import save_tiny_model, tiny_model
 from tests.server.api.scripted import Harness, running
+from tests.tokenizers import byte_tokenizer
 
 NUM_EDITS = 200
 PATH = "/v1/presets/tutor"
@@ -153,6 +157,66 @@ def test_an_adapter_that_is_made_is_edited_like_any_blend(api: Harness) -> None:
     refused = api.post("/v1/presets", {"name": "mixed", **mixed})
     assert refused.status_code == 422
     assert "ft has none" in refused.text
+
+
+def test_a_source_with_other_tokens(api: Harness, files: Path) -> None:
+    """It is refused with the rows that differ, unless it is asked to be aligned; by its name it is
+    called with the base's tokens. Its tokens in another order are the same model.
+    """
+    folder = files / "moved"
+    if not folder.exists():
+        shutil.copytree(files / "ft1", folder)
+        tensors = load_file(folder / "model.safetensors")
+        vocabulary = byte_tokenizer().get_vocab()
+        order = list(range(len(vocabulary)))
+        order[3:] = reversed(order[3:])  # the bytes, and not the special tokens
+        tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][order]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        moved = {token: order[row] for token, row in vocabulary.items()}
+        text = {"model": {"vocab": moved}, "added_tokens": []}
+        (folder / "tokenizer.json").write_text(json.dumps(text))
+    response = api.post("/v1/sources", {"name": "moved", "path": "moved"})
+    assert response.status_code == 201, response.text
+    assert any("256 rows are of other tokens" in w for w in response.json()["warnings"])
+    sources = {"moved": {"weight": 0.5}}
+    fields = {"method": "task_arithmetic", "sources": sources, "name": "other"}
+    refused = api.post("/v1/presets", fields)
+    assert refused.status_code == 422
+    assert "sources.moved: its vocabulary is not the base's: 256 rows" in refused.text
+    made = create(api, **{**fields, "tokenizer_source": "base"})
+    assert made["tokenizer_source"] == "base"
+    create(api, name="plain", method="task_arithmetic", sources={"ft": {"weight": 0.5}})
+    assert ask(api, "other")[0] == ask(api, "plain")[0] != ask(api, "base")[0]
+    assert ask(api, "moved")[0] == ask(api, "ft")[0]
+    body = api.get("/v1/presets/other?format=mergekit").json()
+    assert body["tokenizer_source"] == "base"
+    assert api.request("DELETE", "/v1/presets/other").status_code == 204
+    assert api.request("DELETE", "/v1/sources/moved").status_code == 204
+
+
+def test_files_without_the_models_prefix(tmp_path: Path) -> None:
+    """A base and a source as hubs have GPT-2 serve what the same files with all names do."""
+    answers = []
+    for number, prefix in enumerate(("", "transformer.")):
+        root = tmp_path / str(number)
+        for seed, name in enumerate(("base", "ft")):
+            folder = save_tiny_model(root / name, "gpt2", seed)
+            tensors = load_file(folder / "model.safetensors")
+            bare = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
+        settings = Settings(
+            model=str(root / "base"),
+            dtype="float32",
+            device="cpu",
+            source=[f"ft={root / 'ft'}"],
+            database_url=f"sqlite:///{root / 'presets.db'}",
+            kv_memory=0.01,
+        )  # type: ignore[arg-type]
+        with running(create_app(settings), None) as server:  # type: ignore[arg-type]
+            create(server, method="linear", sources={"ft": {"weight": 1.0}, "base": {"weight": 1}})
+            answers.append([ask(server, name)[0] for name in ("base", "ft", "tutor")])
+    assert answers[0] == answers[1]
+    assert len(set(answers[0])) == 3
 
 
 def test_new_content_of_a_source(api: Harness) -> None:

@@ -78,6 +78,49 @@ def test_task_arithmetic_by_hand(models: Models, tmp_path: Path) -> None:
         assert torch.allclose(tensor, expected, atol=1e-6), name
 
 
+def test_another_vocabulary_is_aligned_when_asked(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A source whose tokens moved is refused with the rows that differ; with tokenizer_source each
+    token is merged with its own row, and the result has the base's tokenizer.
+    """
+    folder = tmp_path / "moved"
+    shutil.copytree(models.tuned[0], folder)
+    text = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = text["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(text))
+    said = refused(capsys, models.task_arithmetic(folder), tmp_path / "out")
+    assert "2 rows are of other tokens: row" in said
+    assert 'tokenizer_source to "base"' in said
+    aligned = models.task_arithmetic(folder, tokenizer_source="base")
+    found = merged(aligned, tmp_path / "out")["model.embed_tokens.weight"]
+    base, own = (
+        load_file(f / "model.safetensors")["model.embed_tokens.weight"]
+        for f in (models.base, folder)
+    )
+    a, b = vocabulary["a"], vocabulary["b"]
+    own[[a, b]] = own[[b, a]]
+    assert torch.allclose(found, base + 0.1 * (own - base), atol=1e-6)
+    assert "tokenizer_source: base" in (tmp_path / "out" / "README.md").read_text()
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
+        models.base / "tokenizer.json"
+    ).read_bytes()
+
+
+def test_files_without_the_models_prefix(tmp_path: Path) -> None:
+    """As hubs have GPT-2: base and source may lack it, and the result has it."""
+    models = Models(tmp_path, "gpt2")
+    expected = merged(models.task_arithmetic(*models.tuned), tmp_path / "whole")
+    for folder in (models.base, models.tuned[1]):
+        tensors = load_file(folder / "model.safetensors")
+        bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+        save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
+    found = merged(models.task_arithmetic(*models.tuned), tmp_path / "bare")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_transformers_loads_it_with_its_tokenizer(models: Models, tmp_path: Path) -> None:
     """No key is missing or unexpected; the chat template and the generation config came along."""
     merged(models.task_arithmetic(*models.tuned), tmp_path / "out")

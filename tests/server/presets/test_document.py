@@ -67,6 +67,13 @@ def test_a_document_comes_back_as_it_was_sent():
     assert parse_document(WHOLE).to_json() == WHOLE
 
 
+def test_a_tokenizer_source_is_there_where_it_is_set():
+    """It is part of the recipe, and null is the same as none."""
+    document = parse_document({**WHOLE, "tokenizer_source": "base"})
+    assert document.to_json() == {**WHOLE, "tokenizer_source": "base"}
+    assert parse_document({**WHOLE, "tokenizer_source": None}).to_json() == WHOLE
+
+
 def test_a_document_survives_the_database():
     """A document written as JSON and read back is the same."""
     document = parse_document(WHOLE)
