@@ -8,7 +8,7 @@ from merging.methods.method import method
 from merging.methods.selection import Ranking
 
 EPSILON = 1e-8
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 """Elements whose divergence is computed at once, in float64."""
 
 

@@ -4,6 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+Counts = npt.NDArray[np.int64]
+
 HALF = 16  # bits of a magnitude that are counted in one pass
 SIZE = 1 << HALF
 
@@ -17,7 +19,7 @@ class Histogram:
 
     def __init__(self, half: int | None = None) -> None:
         self.half = half
-        self._counts: npt.NDArray[np.int64] = np.zeros(SIZE, dtype=np.int64)
+        self._counts: Counts = np.zeros(SIZE, dtype=np.int64)
 
     def count(self, magnitudes: torch.Tensor) -> None:
         """Count magnitudes: flat, float32, none below 0."""
@@ -40,11 +42,18 @@ class Histogram:
 
         For an upper half; where lower ones are counted, `rank` is that among them.
         """
-        halves = np.flatnonzero(self._counts)[::-1]
-        from_top = np.cumsum(self._counts[halves])
-        position = int(np.searchsorted(from_top, rank))
-        before = int(from_top[position - 1]) if position else 0
-        return int(halves[position]), rank - before
+        parts = self._counts.reshape(256, -1)  # as sums are far faster than running ones
+        part, within = _from_top(parts.sum(axis=1), rank)
+        place, within = _from_top(parts[part], within)
+        return part * parts.shape[1] + place, within
+
+
+def _from_top(counts: Counts, rank: int) -> tuple[int, int]:
+    """The last place from which on there are `rank`, and how many of them are at that place."""
+    from_top = np.cumsum(counts[::-1])
+    position = int(np.searchsorted(from_top, rank))
+    before = int(from_top[position - 1]) if position else 0
+    return len(counts) - 1 - position, rank - before
 
 
 def magnitude(upper: int, lower: int) -> float:
