@@ -124,7 +124,7 @@ class _Combining:
     def _combine_grams(self, own: Resolved, grams: torch.Tensor) -> Combination:
         """Combine modules of these Gram matrices, [num_modules, num_sources + 1, ...]."""
         method, whole = self.method, own.section.base_model is None
-        if method.chooser is not None:  # one that knows rows takes any number of vectors at once
+        if method.batched:
             return method.combine_gram(grams, own.values, whole=whole)
         each = [method.combine_gram(gram, own.values, whole=whole) for gram in grams]
         shares = np.array([[float(c) for c in one.coefficients] for one in each])

@@ -61,7 +61,7 @@ def build(
     does not depend on the number of workers, nor on the cache. A tensor of `out` is of the result's
     dtype and may be non-contiguous.
 
-    Memory: a worker has buffers of 256 KiB for each source and a few more. Trims that the cache
+    Memory: a worker has buffers of 1 MiB for each source and a few more. Trims that the cache
     lacks take one delta in float32 and what their method makes of it for each worker; methods that
     must see a whole tensor (`pointwise` is false) its base, all its deltas, and what they make of
     them. Workers share a tensor from 4 Mi elements on, and such a tensor is then the only one.

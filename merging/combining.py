@@ -24,18 +24,15 @@ class Terms:
     `shares`: float32 [1 or 2, terms]. Row 0 has the coefficients of the plain tensors, and 1 for
     the product of all low-rank parts, which has the coefficients in it. Row 1, where there is a
     base, has those of the result less W0.
+
+    `is_exact`: whether the sum keeps float32's precision: large multiples of nearly equal tensors,
+    instead of small differences of them, would not.
     """
 
     plains: tuple[Operand, ...]
     product: Product | None
     shares: torch.Tensor
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the sum keeps float32's precision: large multiples of nearly equal tensors,
-        instead of small differences of them, would not.
-        """
-        return bool(self.shares.abs().max() <= LARGEST_SHARE)
+    is_exact: bool
 
 
 def terms_of(operands: Operands, combination: Combination) -> Terms:
@@ -64,6 +61,7 @@ def terms_of(operands: Operands, combination: Combination) -> Terms:
         tuple(plains.values()),
         product,
         torch.tensor([row + [1.0] * (product is not None) for row in rows]),
+        all(abs(share) <= LARGEST_SHARE for row in rows for share in row),
     )
 
 

@@ -81,8 +81,8 @@ def merge_piece(
     """
     base = operands.read_base(index, scratch)
     deltas = operands.read_deltas(index, base, scratch).each
-    # Also what a method leaves out must be finite.
-    is_finite = all(all_finite(delta) for delta in deltas)
+    # Also what a method leaves out must be finite; a delta that has a trim is.
+    is_finite = bool(trims) or all(all_finite(delta) for delta in deltas)
     for delta, trim in zip(deltas, trims, strict=False):
         trim.apply(operands.pieces[index].start, delta)
     change = method.merge_deltas(base, deltas, operands.values)

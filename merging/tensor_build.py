@@ -24,7 +24,7 @@ from merging.workers import Task
 Phase = Literal["threshold", "trim", "gram", "merge"]
 Step = tuple[Phase, list[Task]]
 
-GROUP: Final = 32
+GROUP: Final = 8
 """Pieces of one task."""
 
 

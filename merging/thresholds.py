@@ -1,15 +1,15 @@
 """Trims over a whole source: the k-th largest magnitude of all its deltas together, exactly."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 
-import numpy as np
-import numpy.typing as npt
+import torch
 
 from merging.errors import MergingError
+from merging.methods.histogram import Histogram, magnitude
 from merging.methods.trim import Threshold
 from merging.operand import Operand, Operands, open_operands
 from merging.pieces import Scratch
@@ -18,13 +18,9 @@ from merging.trim_cache import OVERHEAD, TrimCache
 from merging.variant import TensorPlan, VariantPlan
 from merging.workers import Task
 
-Counts = npt.NDArray[np.int64]
-Magnitudes = npt.NDArray[np.int32]
 ThresholdKey = tuple[str, tuple[tuple[str, Scalar], ...]]
 """A source's digest, and `Method.trim_values` for it, sorted."""
 
-HALF = 16  # bits of a magnitude that are looked at in one pass
-LOW = (1 << HALF) - 1
 Run = Callable[[list[Task]], None]
 """Does tasks side by side."""
 
@@ -108,82 +104,65 @@ def _rank(
     run: Run,
 ) -> Ranked | None:
     """None if a tensor could not be read: the ranks of the others are no ranks of the source."""
-    failed: list[str] = []
-    upper = _Histogram(None)
-    run([partial(_count, plan, t, digest, [upper], scratch, failed) for t in tensors])
-    if failed:
+    counting = _Counting(plan, digest, tensors, scratch, run)
+    upper = Histogram()
+    if not counting.count([upper]):
         return None
     # k-th largest: in which upper half it is, and the how-many-th largest of that half.
     places = {rank: upper.place(rank) for rank in ranks if rank}
-    lower = {half: _Histogram(half) for half, _ in places.values()}
-    halves = list(lower.values())
-    run([partial(_count, plan, t, digest, halves, scratch, failed) for t in tensors])
-    if failed:
+    lower = {half: Histogram(half) for half, _ in places.values()}
+    if not counting.count(list(lower.values())):
         return None
-    magnitudes = {0: math.inf}
-    for rank, (half, within) in places.items():
-        bits = np.array([(half << HALF) | lower[half].place(within)[0]], dtype=np.int32)
-        magnitudes[rank] = float(bits.view(np.float32)[0])
-    return Ranked(magnitudes)
+    found = {
+        rank: magnitude(half, lower[half].place(within)[0])
+        for rank, (half, within) in places.items()
+    }
+    return Ranked({0: math.inf, **found})
 
 
-class _Histogram:
-    """How often each upper half of a magnitude occurs; or, for one upper half, each lower one."""
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """Counts the magnitudes of a source's deltas."""
 
-    def __init__(self, half: int | None) -> None:
-        self._half = half
-        self._counts: Counts = np.zeros(1 << HALF, dtype=np.int64)
-        self._lock = Lock()
+    plan: VariantPlan
+    digest: str
+    tensors: tuple[TensorPlan, ...]
+    scratch: Scratch
+    run: Run
+    lock: Lock = field(default_factory=Lock)
 
-    def count(self, magnitudes: Magnitudes) -> Counts:
-        """Those of one piece."""
-        if self._half is None:
-            return np.bincount(magnitudes >> HALF, minlength=1 << HALF)
-        own = magnitudes[magnitudes >> HALF == self._half]
-        return np.bincount(own & LOW, minlength=1 << HALF)
+    def count(self, histograms: Sequence[Histogram]) -> bool:
+        """One pass; False if a tensor could not be read."""
+        failed: list[str] = []
+        self.run([partial(self._count, tensor, histograms, failed) for tensor in self.tensors])
+        return not failed
 
-    def add(self, counts: Counts) -> None:
-        with self._lock:
-            self._counts += counts
-
-    def place(self, rank: int) -> tuple[int, int]:
-        """The value that the `rank`-th largest (from 1) has, and its rank among those of it."""
-        from_top = np.cumsum(self._counts[::-1])
-        position = int(np.searchsorted(from_top, rank))
-        before = int(from_top[position - 1]) if position else 0
-        return len(from_top) - 1 - position, rank - before
-
-
-def _count(
-    plan: VariantPlan,
-    tensor: TensorPlan,
-    digest: str,
-    histograms: list[_Histogram],
-    scratch: Scratch,
-    failed: list[str],
-) -> None:
-    """Count one tensor, or add its name to `failed`."""
-    try:
-        operands = open_operands(plan, tensor)
-    except MergingError:
-        failed.append(tensor.name)
-        return  # who builds the tensor says why
-    own = [operand for operand in operands.sources if operand.digest == digest]
-    totals = [np.zeros(1 << HALF, dtype=np.int64) for _ in histograms]
-    for magnitudes in _magnitudes(operands, own, scratch):
-        for histogram, total in zip(histograms, totals, strict=True):
-            total += histogram.count(magnitudes)
-    for histogram, total in zip(histograms, totals, strict=True):
-        histogram.add(total)
+    def _count(
+        self, tensor: TensorPlan, histograms: Sequence[Histogram], failed: list[str]
+    ) -> None:
+        """Count one tensor, or add its name to `failed`."""
+        try:
+            operands = open_operands(self.plan, tensor)
+        except MergingError:
+            failed.append(tensor.name)
+            return  # who builds the tensor says why
+        own = [operand for operand in operands.sources if operand.digest == self.digest]
+        counted = [Histogram(histogram.half) for histogram in histograms]
+        for magnitudes in _magnitudes(operands, own, self.scratch):
+            for histogram in counted:
+                histogram.count(magnitudes)
+        with self.lock:
+            for histogram, counts in zip(histograms, counted, strict=True):
+                histogram.add(counts)
 
 
 def _magnitudes(
     operands: Operands, sources: list[Operand], scratch: Scratch
-) -> Iterator[Magnitudes]:
-    """The bits of the deltas' magnitudes, piece by piece."""
+) -> Iterator[torch.Tensor]:
+    """The deltas' magnitudes, piece by piece."""
     for index, piece in enumerate(operands.pieces):
         base = None if operands.base is None else operands.read_base(index, scratch)
         for operand in sources:
             delta = scratch.row("magnitude", piece.size)
             operand.read_delta(index, base, delta)
-            yield delta.abs_().numpy().view(np.int32)
+            yield delta.abs_()

@@ -3,7 +3,8 @@
 import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from types import TracebackType
 
 import torch
@@ -35,17 +36,18 @@ class Workers:
         Tasks are taken from the iterable as threads become free. Raises what the first that fails
         raised; the others that were started are ended first when the workers are left.
         """
-        pending: set[Future[None]] = set()
+        done: SimpleQueue[Future[None]] = SimpleQueue()  # `wait` takes ten times as long
+        num_pending = 0
         remaining = iter(tasks)
         while True:
-            while len(pending) < self.num_workers + 1 and (task := next(remaining, None)):
-                pending.add(self._pool.submit(task))
-            if not pending:
+            while num_pending < self.num_workers + 1 and (task := next(remaining, None)):
+                self._pool.submit(task).add_done_callback(done.put)
+                num_pending += 1
+            if not num_pending:
                 return
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-                yield
+            done.get().result()
+            num_pending -= 1
+            yield
 
 
 def compute_alone() -> None:

@@ -3,10 +3,12 @@
 import numpy as np
 import torch
 
+from merging.methods.masks import at_least, masked
 from merging.methods.method import method
+from merging.methods.selection import Ranking
 
 EPSILON = 1e-8
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 """Elements whose divergence is computed at once, in float64."""
 
 
@@ -26,7 +28,7 @@ def arcee_fusion(base: torch.Tensor, deltas: tuple[torch.Tensor, ...]) -> torch.
     """
     delta = deltas[0]
     importance = delta.abs() * _divergence(base, delta)
-    return delta * (importance >= fusion_threshold(importance))
+    return masked(delta, at_least(importance, fusion_threshold(importance)))
 
 
 def _divergence(base: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
@@ -46,7 +48,7 @@ def _divergence(base: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
 
 def fusion_threshold(importance: torch.Tensor) -> float:
     """`median + 1.5 * (q3 - q1)`, where quantile q is the element of rank `int(q * (n - 1))`."""
-    flat = importance.reshape(-1).numpy()
-    ranks = [int(q * (flat.size - 1)) for q in (0.25, 0.5, 0.75)]
-    q1, median, q3 = np.partition(flat, ranks)[ranks]
+    ranking, count = Ranking(importance), importance.numel()
+    ranks = [int(q * (count - 1)) for q in (0.25, 0.5, 0.75)]  # from the smallest, from 0
+    q1, median, q3 = (np.float32(ranking.kth(count - rank)) for rank in ranks)
     return float(median + np.float32(1.5) * (q3 - q1))

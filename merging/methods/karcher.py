@@ -19,6 +19,7 @@ OPPOSITE = 1e-6
     paper="https://arxiv.org/abs/2603.04972",
     kind="geometric",
     base="input",
+    batched=True,
 )
 def karcher(
     gram: torch.Tensor,
@@ -35,38 +36,48 @@ def karcher(
     u is kept as its coefficients in the unit vectors `u_i = x_i / |x_i|`. A source opposite to u
     does not pull it; sources whose directions sum to zero start from the first.
     """
-    between = whole_gram(gram)[1:, 1:]
-    norms = between.diagonal().clamp(min=0).sqrt()
-    if len(norms) == 1:
+    between = whole_gram(gram)[..., 1:, 1:]
+    norms = between.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    if norms.shape[-1] == 1:
         return Combination((1.0,), base_scale=1.0)
     valid = norms > tol
-    shares = torch.zeros_like(norms)
-    if valid.any():
-        lengths = norms[valid]
-        cosines = between[valid][:, valid] / torch.outer(lengths, lengths)
-        shares[valid] = _mean_direction(cosines, max_iter, tol) / lengths * norms.mean()
-    return merge_base(combined(shares))
+    lengths = torch.where(valid, norms, torch.inf)  # what is left out is perpendicular to all
+    cosines = between / (lengths[..., :, None] * lengths[..., None, :])
+    directions = _mean_directions(cosines, valid, max_iter, tol)
+    return merge_base(combined(directions / lengths * norms.mean(dim=-1, keepdim=True)))
 
 
-def _mean_direction(cosines: torch.Tensor, max_iter: int, tol: float) -> torch.Tensor:
-    """Coefficients float64 [N] of the mean u of N unit vectors with these cosines [N, N]."""
-    count = len(cosines)
-    u = torch.full((count,), 1 / count, dtype=torch.float64)
+def _mean_directions(
+    cosines: torch.Tensor, valid: torch.Tensor, max_iter: int, tol: float
+) -> torch.Tensor:
+    """Coefficients float64 [..., N] of the mean u of those of N unit vectors that are valid, with
+    these cosines [..., N, N]; zeros where none is.
+    """
+    count = valid.sum(dim=-1, keepdim=True).clamp(min=1)
+    u = valid / count.double()
     length = _length(u, cosines)
-    u = u / length if length >= tol else torch.eye(count, dtype=torch.float64)[0]
+    first = valid & (valid.cumsum(dim=-1) == 1)
+    u = torch.where(length >= tol, u / length, first.double())
+    going = torch.ones_like(length, dtype=torch.bool)
     for _ in range(max_iter):
-        cosine = (cosines @ u).clamp(-1, 1)
+        cosine = _product(cosines, u).clamp(-1, 1)
         angle = torch.acos(cosine)
-        undirected = (angle < tol) | (math.pi - angle < OPPOSITE)
+        undirected = (angle < tol) | (math.pi - angle < OPPOSITE) | ~valid
         stretch = torch.where(undirected, 0.0, angle / torch.sin(angle)) / count
-        tangent = stretch - (stretch @ cosine) * u
+        tangent = stretch - (stretch * cosine).sum(dim=-1, keepdim=True) * u
         step = _length(tangent, cosines)
-        if step < tol:
+        going = going & (step >= tol)
+        if not going.any():
             break
-        u = torch.cos(step) * u + torch.sin(step) / step * tangent
-        u = u / _length(u, cosines)
+        moved = torch.cos(step) * u + torch.sin(step) / step * tangent
+        u = torch.where(going, moved / _length(moved, cosines), u)
     return u
 
 
+def _product(cosines: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
+    return (cosines @ coefficients[..., None])[..., 0]
+
+
 def _length(coefficients: torch.Tensor, cosines: torch.Tensor) -> torch.Tensor:
-    return (coefficients @ cosines @ coefficients).clamp(min=0).sqrt()
+    squares = coefficients * _product(cosines, coefficients)
+    return squares.sum(dim=-1, keepdim=True).clamp(min=0).sqrt()

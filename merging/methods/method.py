@@ -49,7 +49,8 @@ class Method:
     `base`: "required"; "optional" (without one the method works on whole tensors); or "input" (it
     knows no base, and takes one as one more source, of delta zero). `min_sources` and `max_sources`
     count the sources beside the base. `pointwise`: an elementwise method that gives the same for
-    any slice of the flattened tensors. `trim`: an elementwise method masks each delta by it first.
+    any slice of the flattened tensors. `batched`: a geometric method that takes the Gram matrices
+    of any number of vectors at once. `trim`: an elementwise method masks each delta by it first.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Method:
     max_sources: int | None
     is_random: bool
     pointwise: bool
+    batched: bool
     parameters: tuple[Parameter, ...]
     function: Callable[..., Merged]
     trim: Trim | None
@@ -185,6 +187,7 @@ def method(
     max_sources: int | None = None,
     is_random: bool = False,
     pointwise: bool = False,
+    batched: bool = False,
     trim: Trim | None = None,
     check: Callable[..., None] | None = None,
     vectors: Callable[..., Vectors] | None = None,
@@ -201,7 +204,7 @@ def method(
         parameters = parameters_of(function, GIVEN[kind])
         return Method(
             name, title, paper, description, kind, base, min_sources, max_sources, is_random,
-            pointwise, parameters, function, trim, check, vectors,
+            pointwise, batched, parameters, function, trim, check, vectors,
         )  # fmt: skip
 
     return decorate

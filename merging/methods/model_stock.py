@@ -23,6 +23,7 @@ def _vectors(filter_wise: bool) -> Vectors:
     paper="https://arxiv.org/abs/2403.19522",
     kind="geometric",
     min_sources=2,
+    batched=True,
     vectors=_vectors,
 )
 def model_stock(

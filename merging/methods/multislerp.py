@@ -30,6 +30,7 @@ def _check(weight: tuple[float, ...], normalize_weights: bool) -> None:
     paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
     kind="geometric",
     base="optional",
+    batched=True,
     check=_check,
 )
 def multislerp(
@@ -53,15 +54,16 @@ def multislerp(
     if normalize_weights:
         _check(tuple(weight), normalize_weights)
         shares = shares / shares.sum()
-    between = gram[1:, 1:]
-    norms = between.diagonal().clamp(min=0).sqrt()
+    between = gram[..., 1:, 1:]
+    norms = between.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     units = shares / (norms + eps)  # of m, in terms of the sources
-    length = float((units @ between @ units).clamp(min=0).sqrt())
-    if length >= max(eps, RESOLUTION):
-        return combined(units * ((shares @ norms) / length))
-    if len(weight) == 2 or not (norms > eps).any():
-        return combined(shares)
-    raise PlanError(
-        f"the directions of the sources cancel with the weights {list(weight)}, so their mean "
-        f"has no direction; change a weight"
-    )
+    squares = units * (between @ units[..., None])[..., 0]
+    length = squares.sum(dim=-1, keepdim=True).clamp(min=0).sqrt()
+    directed = length >= max(eps, RESOLUTION)
+    if len(weight) > 2 and (~directed & (norms > eps).any(dim=-1, keepdim=True)).any():
+        raise PlanError(
+            f"the directions of the sources cancel with the weights {list(weight)}, so their mean "
+            f"has no direction; change a weight"
+        )
+    means = units * ((norms @ shares)[..., None] / length)
+    return combined(torch.where(directed, means, shares))

@@ -29,6 +29,7 @@ def _vectors(nuslerp_flatten: bool, nuslerp_row_wise: bool) -> Vectors:
     base="optional",
     min_sources=2,
     max_sources=2,
+    batched=True,
     vectors=_vectors,
 )
 def nuslerp(

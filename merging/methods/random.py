@@ -7,6 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+Words = npt.NDArray[np.uint16]
+WORD = 16  # bits of a number
+
 
 @dataclass(frozen=True, slots=True)
 class Random:
@@ -20,21 +23,35 @@ class Random:
     source_digest: str
     tensor_name: str
 
-    def bits(self, count: int) -> npt.NDArray[np.uint32]:
-        """The first `count` numbers, uniform over all of 32 bits."""
-        text = f"{self.seed}\0{self.source_digest}\0{self.tensor_name}"
-        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        stream = np.random.Philox(key=np.frombuffer(key, dtype="<u8"))
-        words = np.asarray(stream.random_raw((count + 1) // 2)).astype("<u8", copy=False)
-        return words.view("<u4")[:count]
+    def words(self, count: int) -> Words:
+        """The first `count` numbers, uniform over all of 16 bits."""
+        return _words(self._stream(), count)
 
     def keep(self, probability: float | torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        """Booleans of a shape, each true with its probability: one for all, or a tensor of them."""
-        bits = self.bits(shape.numel())
-        if isinstance(probability, torch.Tensor):
-            limits = probability.double().reshape(-1).numpy() * 2.0**32
-            return torch.from_numpy(bits < limits).reshape(shape)
-        if probability >= 1:
-            return torch.ones(shape, dtype=torch.bool)
-        limit = np.uint32(max(probability, 0.0) * 2.0**32)
-        return torch.from_numpy(bits < limit).reshape(shape)
+        """Booleans of a shape, each true with its probability: one for all, or float64 that can be
+        broadcast to the shape.
+
+        Probabilities are exact to 32 bits, though most elements need 16: the others, one of 65,536,
+        are those whose number is just the probability's upper half.
+        """
+        limits = np.rint(np.clip(np.asarray(probability, dtype=np.float64), 0, 1) * 2.0**32)
+        upper = np.minimum(limits.astype(np.int64) >> WORD, (1 << WORD) - 1)
+        lower = limits.astype(np.int64) - (upper << WORD)  # 65536 for a probability of 1
+        stream, upper = self._stream(), upper.astype(np.uint16)
+        words = _words(stream, shape.numel()).reshape(shape or (1,))
+        kept = words < upper
+        undecided = np.flatnonzero(words == upper)
+        own = np.broadcast_to(lower, words.shape)[np.unravel_index(undecided, words.shape)]
+        kept.reshape(-1)[undecided] = _words(stream, len(undecided)) < own
+        return torch.from_numpy(kept).reshape(shape)
+
+    def _stream(self) -> np.random.Philox:
+        text = f"{self.seed}\0{self.source_digest}\0{self.tensor_name}"
+        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        return np.random.Philox(key=np.frombuffer(key, dtype="<u8"))
+
+
+def _words(stream: np.random.Philox, count: int) -> Words:
+    """The next numbers of a stream; what is left of its last 64 bits is not used."""
+    raw = np.asarray(stream.random_raw(-(-count // 4)))
+    return raw.astype("<u8", copy=False).view("<u2")[:count]

@@ -18,6 +18,7 @@ STRAIGHT = 0.9995
     title="SLERP",
     paper="https://doi.org/10.1145/325165.325242",
     kind="geometric",
+    batched=True,
     max_sources=1,
 )
 def slerp(

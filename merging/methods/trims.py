@@ -1,19 +1,24 @@
 """The trims: which elements of one delta are kept, and by how much the rest grows for it."""
 
 import math
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from merging.errors import PlanError
+from merging.methods.blocks import BLOCK, blocks_of
+from merging.methods.masks import at_least, masked
 from merging.methods.random import Random
-from merging.methods.selection import largest
+from merging.methods.selection import Ranking
 from merging.methods.task_vectors import RescaleNorm, Scope, Semantics
 from merging.methods.trim import Threshold, Trim, Trimmed
 
 SMALL_NORM = 1e-7
 """Deltas with a smaller norm are not rescaled, as in mergekit."""
 
-BLOCK = 256
+ROW = 256
+"""Elements that are summed in float32."""
 
 
 def _by_magnitude(
@@ -33,13 +38,12 @@ def _by_magnitude(
     """
     if density >= 1:
         return _everything(delta)
-    magnitudes = delta.abs()
     if threshold is not None:
-        kept = magnitudes >= threshold[0]
+        kept = at_least(delta.abs(), threshold[0])
     else:
-        kept = largest(magnitudes, _count(delta.numel(), density))
-        if semantics == "paper" and kept.any():
-            kept = magnitudes >= magnitudes[kept].min()
+        ranking, count = Ranking(delta), _count(delta.numel(), density)
+        with_equal = semantics == "paper"
+        kept = at_least(delta.abs(), ranking.kth(count)) if with_equal else ranking.largest(count)
     return _rescaled(delta, kept, density, rescale, rescale_norm)
 
 
@@ -70,12 +74,13 @@ def _without_outliers(
     """
     if density >= 1:
         return _everything(delta)
-    magnitudes = delta.abs()
     if threshold is not None:
-        kept = (magnitudes >= threshold[1]) & (magnitudes < threshold[0])
+        magnitudes = delta.abs()
+        kept = at_least(magnitudes, threshold[1]) & ~at_least(magnitudes, threshold[0])
     else:
         dropped, end = _band(delta.numel(), density, gamma)
-        kept = largest(magnitudes, end) & ~largest(magnitudes, dropped)
+        ranking = Ranking(delta)
+        kept = ranking.largest(end) & ~ranking.largest(dropped)
     return _rescaled(delta, kept, density, rescale, rescale_norm)
 
 
@@ -132,13 +137,39 @@ def _by_rank(
     if density <= 0:
         return Trimmed(torch.zeros(delta.shape, dtype=torch.bool))
     rows = delta.abs() if delta.ndim >= 2 else delta.abs().reshape(1, -1)
-    order = rows.argsort(dim=1, stable=True)
-    length = rows.shape[1]
-    steps = torch.linspace(-epsilon, epsilon, length) if length > 1 else torch.zeros(1)
-    by_rank = (density + steps).reshape(1, -1, *[1] * (rows.ndim - 2)).expand(rows.shape)
-    probability = torch.empty(rows.shape).scatter_(1, order, by_rank)
-    kept = random.keep(probability.reshape(-1), delta.shape)
+    last = rows.movedim(1, -1)  # what a rank is of: [..., length of a row]
+    kept = _kept_by_rank(last.reshape(-1, last.shape[-1]), density, epsilon, random)
+    kept = kept.reshape(last.shape).movedim(-1, 1).reshape(delta.shape).contiguous()
     return _rescaled(delta, kept, density, rescale, rescale_norm)
+
+
+def _kept_by_rank(
+    rows: torch.Tensor, density: float, epsilon: float, random: Random
+) -> torch.Tensor:
+    """The mask of `by_rank` for magnitudes [rows, length]."""
+    num_rows, length = rows.shape
+    steps = np.linspace(-epsilon, epsilon, length) if length > 1 else np.zeros(1)
+    by_rank = random.keep(torch.from_numpy(density + steps), rows.shape)
+    kept = torch.empty(rows.shape, dtype=torch.bool)
+    height = max(1, BLOCK // max(length, 1))
+    for start in range(0, num_rows, height):
+        part = slice(start, start + height)
+        kept[part].scatter_(1, _order(rows[part]), by_rank[part])
+    return kept
+
+
+def _order(rows: torch.Tensor) -> torch.Tensor:
+    """Where each row's elements are from the smallest on, of equal ones the first first: int64.
+
+    Sorts whole numbers with the place in their lower halves, which takes a third of the time that
+    sorting places does. Magnitudes sort like their bits.
+    """
+    keys = rows.contiguous().numpy().view(np.int32).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(rows.shape[1])
+    keys.sort(axis=1)
+    keys &= (1 << 32) - 1
+    return torch.from_numpy(keys)
 
 
 def check_epsilon(density: tuple[float, ...], epsilon: tuple[float, ...]) -> None:
@@ -172,20 +203,31 @@ def _rescaled(
     if norm == "inv_density":
         return Trimmed(kept, 1 / density if density > 0 else 1.0)
     order = {"auto": 1.0, "l1": 1.0, "l2": 2.0, "linf": math.inf}[norm]
-    before, after = (_norm(tensor, order) for tensor in (delta, delta * kept))
+    before, after = _norm(_magnitudes(delta), order), _norm(_magnitudes(delta, kept), order)
     small = before < SMALL_NORM or after < SMALL_NORM
     return Trimmed(kept, 1.0 if small else before / after)
 
 
-def _norm(tensor: torch.Tensor, order: float) -> float:
-    """A vector norm, summed in float32 over short blocks and in float64 over those."""
-    if tensor.numel() == 0:
-        return 0.0
-    flat = tensor.reshape(-1)
-    whole = flat.numel() // BLOCK * BLOCK
-    norms = [
-        torch.linalg.vector_norm(part, order, dim=1).double()
-        for part in (flat[:whole].reshape(-1, BLOCK), flat[whole:].reshape(1, -1))
-        if part.numel()
-    ]
-    return float(torch.linalg.vector_norm(torch.cat(norms), order))
+def _magnitudes(delta: torch.Tensor, kept: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+    """Those of all elements, or of those that are kept and 0 elsewhere; flat, block by block."""
+    if kept is None:
+        yield from (block.abs() for block in blocks_of(delta))
+    else:
+        pairs = zip(blocks_of(delta), blocks_of(kept), strict=True)
+        yield from (masked(*pair).abs_() for pair in pairs)
+
+
+def _norm(magnitudes: Iterator[torch.Tensor], order: float) -> float:
+    """A vector norm of blocks."""
+    if order == 1:
+        return math.fsum(_sum(block) for block in magnitudes)
+    if order == 2:
+        return math.sqrt(math.fsum(_sum(block.square_()) for block in magnitudes))
+    return max((float(block.max()) for block in magnitudes if block.numel()), default=0.0)
+
+
+def _sum(values: torch.Tensor) -> float:
+    """In float32 over short rows, and in float64 over those."""
+    whole = values.numel() // ROW * ROW
+    rows, rest = values[:whole].view(-1, ROW), values[whole:]
+    return float(rows.sum(dim=1).sum(dtype=torch.float64)) + float(rest.sum())

@@ -32,6 +32,9 @@ random_methods = pytest.mark.parametrize(
 pointwise_methods = pytest.mark.parametrize(
     "method", [m for m in METHODS.values() if m.pointwise], ids=lambda m: m.name
 )
+batched_methods = pytest.mark.parametrize(
+    "method", [m for m in METHODS.values() if m.batched], ids=lambda m: m.name
+)
 
 
 def tensor(*shape: int, seed: int) -> torch.Tensor:
@@ -186,3 +189,28 @@ def test_a_trim_needs_no_weight(method: Method) -> None:
     if method.trim is not None:
         assert "weight" not in method.trim.parameters
         assert set(method.trim.parameters) <= {p.name for p in method.parameters}
+
+
+@batched_methods
+def test_vectors_at_once_are_combined_as_one_by_one(method: Method) -> None:
+    """Also with some that are zero, equal or opposite, where others are not."""
+    count = count_of(method)
+    vectors = tensor(6, count + 1, 20, seed=1).double()
+    vectors[1, 1] = 0
+    vectors[2] = 0
+    vectors[3, 1:] = vectors[3, :1]
+    vectors[4, 0], vectors[4, 1:] = 0, vectors[4, 1:2].clone()
+    vectors[5, count] = -vectors[5, 1]
+    grams, values = vectors @ vectors.mT, settings(method, count)
+    for whole in (False, True):
+        at_once = method.combine_gram(grams, values, whole=whole)
+        for index, gram in enumerate(grams):
+            alone = method.combine_gram(gram, values, whole=whole)
+            pairs = zip(
+                (at_once.base_scale, *at_once.coefficients),
+                (alone.base_scale, *alone.coefficients),
+                strict=True,
+            )
+            for many, one in pairs:
+                own = many[index] if isinstance(many, torch.Tensor) else many
+                assert float(own) == pytest.approx(float(one), rel=1e-9, abs=1e-9)
