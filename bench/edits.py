@@ -50,6 +50,7 @@ class Load:
     num_edits: int
     max_tokens: int
     phase_seconds: float = 5.0
+    max_seconds: float = float("inf")
     editing: bool = False
     done: bool = False
     failures: list[str] = field(default_factory=list)
@@ -108,8 +109,10 @@ async def stream_on(client: httpx.AsyncClient, load: Load, number: int) -> None:
 async def edit_on(client: httpx.AsyncClient, load: Load) -> None:
     """Edits in phases of some seconds, with as long without edits between them."""
     dice = random.Random(0)
-    pause = load.phase_seconds / EDITS_PER_PHASE
+    pause, begun = load.phase_seconds / EDITS_PER_PHASE, time.perf_counter()
     for number in range(load.num_edits):
+        if time.perf_counter() - begun > load.max_seconds:
+            break
         if number % EDITS_PER_PHASE == 0:
             load.editing = False
             await asyncio.sleep(load.phase_seconds)
@@ -151,18 +154,25 @@ async def server(options: argparse.Namespace) -> AsyncIterator[str]:
     if options.url:
         yield options.url
         return
+    async with started(options.port, "--dtype", "float32") as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def started(port: int, *arguments: str) -> AsyncIterator[tuple[str, int]]:
+    """A server with the demo model and a database of its own: its URL, and its process id."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-m", "server", "serve", "--demo", "--dtype", "float32",
-            "--port", str(options.port), "--database-url", f"sqlite:///{folder}/edits.db",
-            "--revisions-kept", "100000",
+            sys.executable, "-m", "server", "serve", "--demo", "--port", str(port),
+            "--database-url", f"sqlite:///{folder}/edits.db", "--revisions-kept", "100000",
+            *arguments,
         ]  # fmt: skip
         with (Path(folder) / "log").open("w") as log:
             process = subprocess.Popen(command, stderr=log)
         try:
-            url = f"http://127.0.0.1:{options.port}"
+            url = f"http://127.0.0.1:{port}"
             await wait_until_ready(url)
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
             process.wait(30)
@@ -181,15 +191,22 @@ async def wait_until_ready(url: str) -> None:
     raise TimeoutError(f"{url} did not become ready")
 
 
+async def edited(client: httpx.AsyncClient, load: Load, num_streams: int) -> int:
+    """Edit a preset that is there while streams run; how many responses came from several
+    revisions.
+    """
+    streams = [stream_on(client, load, number) for number in range(num_streams)]
+    await asyncio.gather(edit_on(client, load), *streams)
+    return sum(len(response.revisions) != 1 for response in load.responses)
+
+
 async def under_load(url: str, load: Load, num_streams: int) -> tuple[int, int]:
     """Run the load; how many responses came from several revisions, and how many replays differ."""
     limits = httpx.Limits(max_connections=num_streams + 2)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
         document = {"sources": {name: {"weight": 0.5} for name in load.sources}}
         (await client.put(f"/v1/presets/{load.preset}", json=document)).raise_for_status()
-        streams = [stream_on(client, load, number) for number in range(num_streams)]
-        await asyncio.gather(edit_on(client, load), *streams)
-        mixed = sum(len(response.revisions) != 1 for response in load.responses)
+        mixed = await edited(client, load, num_streams)
         return mixed, await replay(client, load) if not mixed else -1
 
 
@@ -199,17 +216,18 @@ async def run(options: argparse.Namespace) -> bool:
     load = Load(options.preset, (first, second), options.edits, options.max_tokens)
     async with server(options) as url:
         mixed, different = await under_load(url, load, options.streams)
-    report(load, mixed, different)
+    report(load, mixed)
+    print(f"replays with another text: {different}")
     return not load.failures and not mixed and not different
 
 
-def report(load: Load, mixed: int, different: int) -> None:
+def report(load: Load, mixed: int) -> None:
     """Print what was seen."""
     revisions = {revision for response in load.responses for revision in response.revisions}
     print(f"{len(load.edit_seconds)} edits, {len(load.responses)} responses")
     print(f"failed requests: {len(load.failures)} {load.failures[:3]}")
     print(f"responses from more than one revision: {mixed}")
-    print(f"revisions that answered: {len(revisions)}; replays with another text: {different}")
+    print(f"revisions that answered: {len(revisions)}")
     milliseconds = [1000 * seconds for seconds in load.edit_seconds]
     print(f"edit: median {statistics.median(milliseconds):.1f} ms, p99 {p99(milliseconds):.1f} ms")
     for during in (False, True):
