@@ -128,7 +128,7 @@ def test_too_large(world: VariantWorld) -> None:
         assert api.get("/v1/presets").json()["data"] == []
 
 
-UP = "model.layers.0.mlp.up_proj.weight"
+UP, INF = "model.layers.0.mlp.up_proj.weight", float("inf")
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,13 @@ UP = "model.layers.0.mlp.up_proj.weight"
         ({"foo": torch.zeros(4), "bar": torch.zeros(4)}, ("foo", "bar")),
         ({UP: torch.zeros(4, 4, dtype=torch.int32)}, (UP,)),
         ({UP: torch.full((4, 4), float("nan"))}, (UP,)),
-        ({"model.norm.weight": torch.full((4,), float("inf")), UP: torch.full((4, 4), float("-inf"))},
-         (UP, "model.norm.weight")),
+        (
+            {"model.norm.weight": torch.full((4,), INF), UP: torch.full((4, 4), -INF)},
+            (UP, "model.norm.weight"),
+        ),
         ({"model.embed_tokens.weight": torch.zeros(9, 4)}, ("model.embed_tokens.weight",)),
     ],
-)  # fmt: skip
+)
 def test_bad_content_disturbs_nothing(
     api: Harness, world: VariantWorld, changes: dict, named: tuple[str, ...]
 ) -> None:
