@@ -81,7 +81,7 @@ class Shelf:
 
     def __init__(self, budget: int, cache: Cache | None = None) -> None:
         self.budget = budget
-        self.cache = cache or NoCache()
+        self.cache = NoCache() if cache is None else cache  # an empty one is falsy
         self.num_evicted = 0
         self._built: OrderedDict[str, Built] = OrderedDict()  # by digest, last used last
         self._held: Counter[str] = Counter()

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.server.api.live import wait_until
@@ -125,6 +126,41 @@ def test_too_large(world: VariantWorld) -> None:
         assert response.status_code == 422
         assert "--variant-memory" in error(response)["message"]
         assert api.get("/v1/presets").json()["data"] == []
+
+
+UP, INF = "model.layers.0.mlp.up_proj.weight", float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({UP: None, "model.norm.weight": None}, (UP, "model.norm.weight")),
+        ({UP: torch.zeros(3, 4), "model.norm.weight": torch.zeros(5)}, (UP, "model.norm.weight")),
+        ({"foo": torch.zeros(4), "bar": torch.zeros(4)}, ("foo", "bar")),
+        ({UP: torch.zeros(4, 4, dtype=torch.int32)}, (UP,)),
+        ({UP: torch.full((4, 4), float("nan"))}, (UP,)),
+        (
+            {"model.norm.weight": torch.full((4,), INF), UP: torch.full((4, 4), -INF)},
+            (UP, "model.norm.weight"),
+        ),
+        ({"model.embed_tokens.weight": torch.zeros(9, 4)}, ("model.embed_tokens.weight",)),
+    ],
+)
+def test_bad_content_disturbs_nothing(
+    api: Harness, world: VariantWorld, changes: dict, named: tuple[str, ...]
+) -> None:
+    """Content that does not suit is 422 with every tensor that is wrong, no internals are told, and
+    the revision that serves is what it was.
+    """
+    before = api.get(PATH).json()
+    world.checkpoint("bad", 9, **{name.replace(".", "__"): t for name, t in changes.items()})
+    response = api.request("PUT", "/v1/sources/ft", json={"path": "bad"})
+    assert response.status_code == 422
+    assert all(name in error(response)["message"] for name in named)
+    assert "Traceback" not in response.text
+    assert api.get(PATH).json() == before
+    assert before["state"] == "ready"
+    assert api.complete(model="tutor").json()["mergeserve"]["revision"] == 1
 
 
 # mergekit

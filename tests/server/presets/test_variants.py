@@ -576,6 +576,16 @@ def test_the_budget_holds(world):
     assert catalog.preset("b").state == "cold"
 
 
+def test_caches_are_in_the_budget(world):
+    """What builds keep takes only what the variants leave of the budget."""
+    catalog = world.open_with_sources()
+    catalog.create(ties(), edit=Edit())
+    assert world.cache.num_bytes > 1000
+    world.open(budget=WHOLE + 1000).resolve("tutor")
+    assert world.variants.num_bytes == WHOLE
+    assert world.cache.num_bytes <= 1000
+
+
 def test_requests_keep_what_they_have(world):
     """Eviction does not touch the weights of a request that is under way."""
     catalog = world.open_with_sources(budget=WHOLE)
