@@ -214,9 +214,11 @@ class Catalog:
         """
         return self._reader.explain(name, revision, interference=interference)
 
-    def validate(self, document: PresetDocument) -> tuple[PresetRecord, dict[str, JsonValue]]:
+    def validate(
+        self, document: PresetDocument, *, edit: Edit
+    ) -> tuple[PresetRecord, dict[str, JsonValue]]:
         """A dry run: the record that a document would become, and what explain would say."""
-        record, plan = self._presets.dry_run(document)
+        record, plan = self._presets.dry_run(document, edit)
         return record, self._reader.explain_plan(record, plan)
 
     def create(self, document: PresetDocument, *, edit: Edit) -> PresetRecord:
