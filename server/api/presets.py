@@ -111,9 +111,9 @@ async def roll_back(
 
 @router.get("/{name}/explain", dependencies=[Depends(only_query("revision", "interference"))])
 def explain_preset(
-    name: str, service: ServiceDep, revision: Revision = None, interference: bool = False
+    name: str, service: ServiceDep, revision: Revision = None, interference: bool | None = None
 ) -> dict[str, JsonValue]:
-    """What a preset resolves to, tensor by tensor, and why; how its sources agree, if asked."""
+    """What a preset resolves to, tensor by tensor, and why, and how its sources agree."""
     return service.catalog.explain(name, revision, interference=interference)
 
 

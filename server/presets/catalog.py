@@ -206,11 +206,12 @@ class Catalog:
         return self._reader.revisions(name)
 
     def explain(
-        self, name: str, revision: int | None = None, *, interference: bool = False
+        self, name: str, revision: int | None = None, *, interference: bool | None = False
     ) -> dict[str, JsonValue]:
         """What a revision resolves to, tensor by tensor, or why it cannot be built.
 
-        With `interference` also how its sources agree, which takes a pass over all tensors.
+        With `interference` also how its sources agree, which takes a pass over all tensors; None
+        does without where that cannot be told.
         """
         return self._reader.explain(name, revision, interference=interference)
 

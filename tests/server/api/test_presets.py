@@ -264,6 +264,14 @@ def test_explain(api: Harness) -> None:
     assert response.json()
 
 
+def test_explain_without_the_base_at_hand(api: Harness) -> None:
+    """Where the interference report cannot be made explain has none; who asks for it hears why."""
+    assert api.get("/v1/presets/tutor/explain").json()["interference"] is None
+    asked = api.get("/v1/presets/tutor/explain?interference=true")
+    assert asked.status_code == 422
+    assert "interference" in asked.json()["error"]["message"]
+
+
 def test_edit_between_two_requests(api: Harness) -> None:
     """A request keeps the blend that it was accepted with; the next one gets the new weights."""
     api.complete(model="tutor")
