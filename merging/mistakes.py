@@ -13,12 +13,15 @@ BASE: Final = "base"
 UNION: Final = "union"
 """mergekit's name for the vocabulary of all models."""
 
+METHOD: Final = "task_arithmetic"
+"""The method of a recipe that names none."""
+
 Values = Mapping[str, object]
 
 
 def mistakes(data: Mapping[str, object]) -> Iterator[str]:
     """Every method, model, parameter and value that is wrong; wrong types are left to pydantic."""
-    name = data.get("method")
+    name = data.get("method", METHOD)
     if not isinstance(name, str):
         return
     if name not in METHODS:

@@ -19,7 +19,7 @@ from merging.errors import RecipeError
 from merging.methods import METHODS
 from merging.methods.method import Method
 from merging.methods.parameter import Parameter
-from merging.mistakes import BASE, UNION, mistakes
+from merging.mistakes import BASE, METHOD, UNION, mistakes
 from merging.section import Section
 from merging.setting import Setting, chain, setting_json
 
@@ -28,7 +28,7 @@ Layer = Annotated[int, Field(ge=0, strict=True)]
 Model = Annotated[str, Field(min_length=1)]
 DType = Literal["bfloat16", "float16", "float32"]
 
-__all__ = ["BASE", "UNION", "Recipe", "Slice", "SliceSource"]
+__all__ = ["BASE", "METHOD", "UNION", "Recipe", "Slice", "SliceSource"]
 
 FROZEN: Final = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,7 +68,7 @@ class Recipe(BaseModel):
 
     model_config = FROZEN
 
-    method: str
+    method: str = METHOD
     base_model: Model | None = BASE
     sources: dict[str, Settings] = Field(min_length=1)
     parameters: Settings = {}

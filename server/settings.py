@@ -230,4 +230,6 @@ def _read_config(path: Path) -> dict[str, object]:
         raise SettingsError(f"--config {path}: {error}") from error
     if content is not None and not isinstance(content, dict):
         raise SettingsError(f"--config {path}: expected a map of options, like `port: 8000`")
+    if "config" in (content or {}):
+        raise SettingsError(f"--config {path}: a file cannot name another one: leave out config")
     return {str(key).replace("-", "_"): value for key, value in (content or {}).items()}

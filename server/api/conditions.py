@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
-from server.errors import InvalidRequestError
+from server.errors import InvalidRequestError, PreconditionFailedError
 from server.presets.record import Edit
 
 MAX_MESSAGE_LEN = 1000
@@ -54,6 +54,15 @@ def prefers_async(request: Request) -> bool:
     """Whether `Prefer: respond-async` asks to be answered before the new revision serves."""
     preferences = ",".join(request.headers.getlist("prefer")).split(",")
     return any(item.partition(";")[0].strip().lower() == "respond-async" for item in preferences)
+
+
+def check_if_match(request: Request, revision: int) -> None:
+    """Hold a read's `If-Match` against the revision that it would give."""
+    tags = _tags(request, "If-Match")
+    if tags not in (None, ["*"]) and revision not in _revisions(tags or []):
+        raise PreconditionFailedError(
+            f"this is revision {revision} and If-Match asks for another: leave it out to read this"
+        )
 
 
 def is_known(request: Request, revision: int) -> bool:

@@ -1,17 +1,18 @@
 """Liveness, readiness and metrics."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import JsonValue
 
 from server.api.lifecycle import LifecycleDep
+from server.api.router import Router
 from server.errors import UnavailableError
 from server.metrics import CONTENT_TYPE, Metrics
 
-router = APIRouter()
+router = Router()
 
 
-@router.api_route("/healthz", methods=["GET", "HEAD"])
-@router.api_route("/health", methods=["GET", "HEAD"])
+@router.get("/healthz")
+@router.get("/health")
 async def health(lifecycle: LifecycleDep) -> dict[str, JsonValue]:
     """Whether the process works: also while loading and draining, not once its engine died."""
     if lifecycle.engine_error is not None:
@@ -19,7 +20,7 @@ async def health(lifecycle: LifecycleDep) -> dict[str, JsonValue]:
     return {"status": "ok"}
 
 
-@router.api_route("/readyz", methods=["GET", "HEAD"])
+@router.get("/readyz")
 async def ready(lifecycle: LifecycleDep) -> dict[str, JsonValue]:
     """Whether requests are served: the model is loaded, and the server is not shutting down."""
     lifecycle.check_serving()

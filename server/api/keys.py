@@ -31,9 +31,15 @@ def parse_key(text: str) -> ApiKey:
 
 
 def read_key_file(path: Path) -> list[str]:
-    """One key a line; empty lines and lines that begin with # are skipped."""
+    """One key a line; empty lines and lines that begin with # are skipped.
+
+    A file without a key is an error: it must not leave a server open.
+    """
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the key file {path} cannot be read: {error}") from error
-    return [line for line in lines if line and not line.startswith("#")]
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ValueError(f"the key file {path} has no key: write one a line, or leave it out")
+    return keys

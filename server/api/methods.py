@@ -1,12 +1,12 @@
 """`GET /v1/methods`: every merge method and rule with its parameters, defaults, bounds, paper."""
 
-from fastapi import APIRouter
 from pydantic import JsonValue
 
 from ensemble.catalog import RULES
 from merging.methods import METHODS
+from server.api.router import Router
 
-router = APIRouter()
+router = Router()
 
 
 @router.get("/v1/methods")

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from pydantic import JsonValue
 
 from server.api.answering import View, answer, answer_stream
@@ -14,13 +14,14 @@ from server.api.generation import Generation
 from server.api.groups import shown_members
 from server.api.lifecycle import ServiceDep
 from server.api.prompts import EncodedPrompt, encode_messages, encode_prompts
+from server.api.router import Router
 from server.api.sampling import Limits, chat_sampling, completion_sampling
 from server.api.schemas import ChatBody, CompletionBody, GenerationBody
 from server.api.service import Service
 from server.errors import InvalidRequestError
 from server.presets.served import Served, ServedMember
 
-router = APIRouter()
+router = Router()
 
 
 @router.post("/v1/completions")

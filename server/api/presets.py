@@ -2,20 +2,21 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, JsonValue
 
 from server.api.body import JSON, MERGE_PATCH, json_body, read_json
-from server.api.conditions import EditDep, etag, is_known
+from server.api.conditions import EditDep, check_if_match, etag, is_known
 from server.api.lifecycle import ServiceDep
 from server.api.preset_body import read_document
 from server.api.query import only_query
+from server.api.router import Router
 from server.api.schemas import Body
 from server.api.yaml_body import YAML, to_yaml
 from server.presets.record import Edit, EditResult, PresetRecord
 
-router = APIRouter(prefix="/v1/presets")
+router = Router(prefix="/v1/presets")
 
 Revision = Annotated[int | None, Query(ge=1, lt=10**18)]
 
@@ -43,7 +44,7 @@ async def create_preset(
     """Create a preset, or with `dry_run` say what it would be."""
     document = await read_document(request, service.catalog, name)
     if dry_run:
-        record, explanation = await service.edit(service.catalog.validate, document)
+        record, explanation = await service.edit(service.catalog.validate, document, edit=edit)
         return JSONResponse({**record.to_json(), "dry_run": True, "explain": explanation})
     record = await service.edit(service.catalog.create, document, edit=edit)
     return _edited(EditResult(record, created=True, changed=True), edit)
@@ -59,6 +60,7 @@ def get_preset(
 ) -> Response:
     """A preset, or one of its kept revisions; its recipe as mergekit's, in JSON or YAML."""
     record = service.catalog.preset(name, revision)
+    check_if_match(request, record.revision)
     if format == "mergekit":
         return _mergekit(request, service.catalog.mergekit.write(record), record.revision)
     if is_known(request, record.revision):
@@ -109,9 +111,9 @@ async def roll_back(
 
 @router.get("/{name}/explain", dependencies=[Depends(only_query("revision", "interference"))])
 def explain_preset(
-    name: str, service: ServiceDep, revision: Revision = None, interference: bool = False
+    name: str, service: ServiceDep, revision: Revision = None, interference: bool | None = None
 ) -> dict[str, JsonValue]:
-    """What a preset resolves to, tensor by tensor, and why; how its sources agree, if asked."""
+    """What a preset resolves to, tensor by tensor, and why, and how its sources agree."""
     return service.catalog.explain(name, revision, interference=interference)
 
 

@@ -223,7 +223,7 @@ class ChatBody(GenerationBody):
 
     @model_validator(mode="after")
     def _check_logprobs(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             refuse("top_logprobs", "needs logprobs: true")
         if self.members_top_k is not None and not self.logprobs:
             refuse("mergeserve.members_top_k", "needs logprobs: true")

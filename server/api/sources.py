@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import Depends, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, JsonValue
 
@@ -10,10 +10,11 @@ from server.api.body import json_body
 from server.api.conditions import EditDep, no_conditions
 from server.api.lifecycle import ServiceDep
 from server.api.query import only_query
+from server.api.router import Router
 from server.api.schemas import Body
 from server.errors import InvalidRequestError
 
-router = APIRouter(prefix="/v1/sources")
+router = Router(prefix="/v1/sources")
 
 FolderPath = Annotated[str, Field(min_length=1, max_length=4096)]
 

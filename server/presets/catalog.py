@@ -206,17 +206,20 @@ class Catalog:
         return self._reader.revisions(name)
 
     def explain(
-        self, name: str, revision: int | None = None, *, interference: bool = False
+        self, name: str, revision: int | None = None, *, interference: bool | None = False
     ) -> dict[str, JsonValue]:
         """What a revision resolves to, tensor by tensor, or why it cannot be built.
 
-        With `interference` also how its sources agree, which takes a pass over all tensors.
+        With `interference` also how its sources agree, which takes a pass over all tensors; None
+        does without where that cannot be told.
         """
         return self._reader.explain(name, revision, interference=interference)
 
-    def validate(self, document: PresetDocument) -> tuple[PresetRecord, dict[str, JsonValue]]:
+    def validate(
+        self, document: PresetDocument, *, edit: Edit
+    ) -> tuple[PresetRecord, dict[str, JsonValue]]:
         """A dry run: the record that a document would become, and what explain would say."""
-        record, plan = self._presets.dry_run(document)
+        record, plan = self._presets.dry_run(document, edit)
         return record, self._reader.explain_plan(record, plan)
 
     def create(self, document: PresetDocument, *, edit: Edit) -> PresetRecord:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from merging.digest import canonical_json
-from merging.recipe import Recipe
+from merging.recipe import BASE, METHOD, Recipe
 from merging.setting import is_finite
 from server.errors import InvalidRequestError
 from server.presets.ensemble_settings import EnsembleSettings, MemberSettings
@@ -47,8 +47,8 @@ class PresetDocument(BaseModel):
     description: str = ""
     labels: dict[str, str] = Field(default_factory=dict)
     mode: Literal["merge", "ensemble"] = "merge"
-    method: str = "task_arithmetic"
-    base_model: str | None = "base"
+    method: str = METHOD
+    base_model: str | None = BASE
     sources: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     slices: JsonValue = None

@@ -138,10 +138,11 @@ class PresetEditor:
             with observation.phases.timed("publish"):
                 self._published.publish(without=name)
 
-    def dry_run(self, document: PresetDocument) -> tuple[PresetRecord, Plan]:
+    def dry_run(self, document: PresetDocument, edit: Edit) -> tuple[PresetRecord, Plan]:
         """What a document would become, by the rules of an edit; nothing is stored."""
         name, snapshot = document.name, self._published.snapshot
         current = snapshot.presets.get(name)
+        check_conditions(edit, name, None if current is None else current.record.revision)
         if current is None:
             self._published.check_free(name, kind="preset")
         check_members(document, snapshot.presets)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pydantic import JsonValue
 
 from merging.plan import Plan
+from server.errors import UnprocessableError
 from server.presets.changes import existing
 from server.presets.explain import explain, explain_failed
 from server.presets.interference import Interference
@@ -47,11 +48,12 @@ class Reader:
         return [self._shown(record) for record in self._kept.all(self._existing(name))]
 
     def explain(
-        self, name: str, revision: int | None, *, interference: bool
+        self, name: str, revision: int | None, *, interference: bool | None
     ) -> dict[str, JsonValue]:
         """What a revision resolves to, tensor by tensor, or why it cannot be built.
 
-        With `interference` also how its sources agree, which takes a pass over all tensors.
+        With `interference` also how its sources agree, which takes a pass over all tensors; None
+        does without where that cannot be told.
         """
         preset = self._existing(name)
         stored = preset.head if revision is None else self._kept.find(preset, revision)
@@ -59,9 +61,17 @@ class Reader:
             return explain_failed(stored.record)
         plan = self._kept.plan(stored)
         explained = self.explain_plan(stored.record, plan)
-        if interference:
-            explained["interference"] = self._interference.report(plan)
+        if interference is not False:
+            explained["interference"] = self._report(plan, must_be=interference is True)
         return explained
+
+    def _report(self, plan: Plan, *, must_be: bool) -> dict[str, JsonValue] | None:
+        try:
+            return self._interference.report(plan)
+        except UnprocessableError:
+            if must_be:
+                raise
+            return None
 
     def explain_plan(self, record: PresetRecord, plan: Plan) -> dict[str, JsonValue]:
         """What a plan resolves to, stored or not."""

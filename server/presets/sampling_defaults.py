@@ -13,8 +13,8 @@ def _one_or_many(value: object) -> object:
     return (value,) if isinstance(value, str) else _as_tuple(value)
 
 
-NonEmpty = Annotated[str, Field(min_length=1)]
-TokenId = Annotated[int, Field(ge=0)]
+NonEmpty = Annotated[str, Field(min_length=1, max_length=1024)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class SamplingDefaults(BaseModel):
@@ -22,7 +22,7 @@ class SamplingDefaults(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    temperature: float | None = Field(None, ge=0)
+    temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)

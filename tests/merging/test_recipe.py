@@ -56,6 +56,15 @@ def test_a_dumped_recipe_is_the_recipe() -> None:
     assert Recipe.model_validate_json(one.model_dump_json()) == one
 
 
+def test_the_method_may_be_left_out() -> None:
+    """Without a method a recipe is a task arithmetic, and is checked as one."""
+    document = {"sources": {"math": {"weight": 0.6}}}
+    assert Recipe.model_validate(document) == Recipe.model_validate(
+        {"method": "task_arithmetic", **document}
+    )
+    assert reasons({"sources": {"math": {}}}) == ("sources.math.weight: is missing",)
+
+
 def test_a_recipe_cannot_be_changed() -> None:
     """Recipes are values."""
     with pytest.raises(ValueError, match="frozen"):

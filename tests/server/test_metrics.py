@@ -2,11 +2,14 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from server.engine.stats import RequestStats, StepStats
 from server.metrics import MAX_PRESETS, Metrics
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 STEP = StepStats(
     seconds=0.02,
@@ -197,3 +200,11 @@ def test_scored_and_background_requests_are_counted_apart(metrics: Metrics) -> N
     assert value(metrics, "num_background_requests") == 1
     metrics.idle()
     assert value(metrics, "num_background_requests") == 0
+
+
+def test_documented_names_exist(metrics: Metrics) -> None:
+    """Every metric that docs/operations.md names is one that the server has."""
+    named = set(re.findall(r"`(mergeserve_[a-z0-9_]+)`", OPERATIONS.read_text("utf-8")))
+    typed = set(re.findall(r"^# TYPE (\S+)", metrics.render().decode(), re.MULTILINE))
+    assert len(named) > 15
+    assert named <= typed

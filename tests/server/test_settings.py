@@ -91,6 +91,7 @@ def test_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a: [", "--config"),
         ("port: no", "--port"),
         ("1: 2", "unknown setting 1"),
+        ("config: other.yaml", "leave out config"),
     ],
 )
 def test_bad_file(tmp_path: Path, text: str, reason: str) -> None:
@@ -160,6 +161,14 @@ def test_keys_of_files(tmp_path: Path) -> None:
     path.write_text("# ours\nalice:one\n\n two \n")
     found = load_settings({"api_key_file": path, "api_key": ["zero"]}).api_key
     assert [(key.name, key.value) for key in found] == [("", "zero"), ("alice", "one"), ("", "two")]
+
+
+@pytest.mark.parametrize("option", ["api_key_file", "admin_key_file"])
+def test_key_file_without_a_key(tmp_path: Path, option: str) -> None:
+    """A key file that holds no key is an error, and does not open the server."""
+    path = tmp_path / "keys"
+    path.write_text("# none yet\n\n")
+    assert f"{path} has no key" in reasons(**{option: path})
 
 
 def test_keys_are_not_shown(tmp_path: Path) -> None:

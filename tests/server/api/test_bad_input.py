@@ -358,10 +358,10 @@ def test_unknown_path(api: Harness, url: str) -> None:
     ("method", "url", "allowed"),
     [
         ("GET", "/v1/completions", "POST"),
-        ("POST", "/v1/models", "GET"),
-        ("POST", "/v1/presets/tutor", "GET, PUT, PATCH, DELETE"),
-        ("DELETE", "/v1/presets", "GET, POST"),
-        ("FOO", "/v1/models", "GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("POST", "/v1/presets/tutor", "GET, HEAD, PUT, PATCH, DELETE"),
+        ("DELETE", "/v1/presets", "GET, HEAD, POST"),
+        ("FOO", "/v1/models", "GET, HEAD"),
     ],
 )
 def test_wrong_method(api: Harness, method: str, url: str, allowed: str) -> None:

@@ -91,6 +91,13 @@ def test_logprobs_without_alternatives(api: Harness) -> None:
     assert body["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
 
 
+def test_no_alternatives_of_no_logprobs(api: Harness) -> None:
+    """`top_logprobs: 0` asks for nothing, so it needs no logprobs; as in vLLM."""
+    response = api.chat("hi", top_logprobs=0, max_tokens=1)
+    assert response.status_code == 200, response.text
+    assert response.json()["choices"][0]["logprobs"] is None
+
+
 def test_choices(api: Harness) -> None:
     """n asks for as many answers."""
     body = api.chat("hi", n=2).json()

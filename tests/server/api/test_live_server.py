@@ -114,6 +114,26 @@ def test_slow_reader_blocks_nobody(live: LiveServer) -> None:
         assert not live.engine.cancelled
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models",
+        "/v1/models/tutor",
+        "/v1/presets/tutor",
+        "/v1/sources",
+        "/v1/methods",
+        "/metrics",
+        "/healthz",
+    ],
+)
+def test_head(live: LiveServer, path: str) -> None:
+    """HEAD answers what GET answers, without the body (RFC 9110, 9.3.2)."""
+    got, headed = (httpx.request(method, live.url + path) for method in ("GET", "HEAD"))
+    assert (headed.status_code, headed.content) == (200, b"")
+    for header in ("Content-Type", "ETag"):
+        assert headed.headers.get(header) == got.headers.get(header)
+
+
 def test_drain(serve: Serve) -> None:
     """Draining: not ready, 503 with Retry-After to what is new, running streams finish."""
     live = serve(shutdown_timeout=20.0)

@@ -71,6 +71,25 @@ def test_dry_run_of_what_cannot_be(api: Harness) -> None:
     assert api.post("/v1/presets?dry_run=1", document).status_code in (400, 422)
 
 
+@pytest.mark.parametrize(
+    ("name", "headers", "status"),
+    [
+        ("tutor", {"If-None-Match": "*"}, 412),
+        ("tutor", {"If-Match": '"7"'}, 412),
+        ("tutor", {"If-Match": '"1"'}, 200),
+        ("coder", {"If-Match": "*"}, 412),
+        ("coder", {"If-None-Match": "*"}, 200),
+    ],
+)
+def test_dry_run_under_a_condition(
+    api: Harness, name: str, headers: dict[str, str], status: int
+) -> None:
+    """A dry run holds the edit's conditions against what is there."""
+    document = {"name": name, "sources": {"code": {"weight": 1.0}}}
+    response = api.post("/v1/presets?dry_run=true", document, headers=headers)
+    assert response.status_code == status, response.text
+
+
 def test_put_creates_and_replaces(api: Harness) -> None:
     """PUT answers 201 for a new preset and 200 for a replaced one; the body needs no name."""
     document = {"sources": {"code": {"weight": 1.0}}}
@@ -189,6 +208,16 @@ def test_document_that_is_known(api: Harness) -> None:
     assert api.get("/v1/presets/tutor", headers={"If-None-Match": '"1"'}).status_code == 200
 
 
+def test_document_of_another_revision(api: Harness) -> None:
+    """A read under If-Match gives that revision or none (RFC 9110, 13.1.1)."""
+    assert api.get("/v1/presets/tutor", headers={"If-Match": '"1"'}).status_code == 200
+    assert api.get("/v1/presets/tutor", headers={"If-Match": "*"}).status_code == 200
+    for tag in ('"2"', 'W/"1"'):
+        refused = api.get("/v1/presets/tutor", headers={"If-Match": tag})
+        assert refused.status_code == 412
+        assert refused.json()["error"]["code"] == "precondition_failed"
+
+
 def test_respond_async(api: Harness) -> None:
     """Prefer: respond-async is answered with 202 when there is a new revision."""
     response = patch(api, Prefer="wait=5, respond-async")
@@ -235,6 +264,14 @@ def test_explain(api: Harness) -> None:
     assert response.json()
 
 
+def test_explain_without_the_base_at_hand(api: Harness) -> None:
+    """Where the interference report cannot be made explain has none; who asks for it hears why."""
+    assert api.get("/v1/presets/tutor/explain").json()["interference"] is None
+    asked = api.get("/v1/presets/tutor/explain?interference=true")
+    assert asked.status_code == 422
+    assert "interference" in asked.json()["error"]["message"]
+
+
 def test_edit_between_two_requests(api: Harness) -> None:
     """A request keeps the blend that it was accepted with; the next one gets the new weights."""
     api.complete(model="tutor")
@@ -263,6 +300,15 @@ def test_inline_recipe(api: Harness) -> None:
     assert response.status_code == 200, response.text
     assert response.json()["mergeserve"]["path"] == "blend"
     assert response.json()["mergeserve"]["preset"] is None
+
+
+def test_inline_recipe_has_the_defaults_of_a_preset(api: Harness) -> None:
+    """A recipe that leaves its method out means what a preset's document means without one."""
+    sources = {"math": {"weight": 0.25}}
+    document = api.request("PUT", "/v1/presets/coder", json={"sources": sources}).json()
+    inline = api.complete(model="base", mergeserve={"recipe": {"sources": sources}})
+    assert inline.status_code == 200, inline.text
+    assert inline.json()["mergeserve"]["digest"] == document["digest"]
 
 
 def test_seeded_presets_are_presets(api: Harness) -> None:

@@ -267,9 +267,10 @@ def test_methods(api: Harness) -> None:
 
 
 def test_interference(api: Harness) -> None:
-    """If asked, explain tells how the sources agree, tensor group by tensor group."""
-    assert "interference" not in api.get(f"{PATH}/explain").json()
-    report = api.get(f"{PATH}/explain?interference=true").json()["interference"]
+    """explain tells how the sources agree, tensor group by tensor group, unless told not to."""
+    assert "interference" not in api.get(f"{PATH}/explain?interference=false").json()
+    report = api.get(f"{PATH}/explain").json()["interference"]
+    assert report == api.get(f"{PATH}/explain?interference=true").json()["interference"]
     assert report["total"]["relative_change"] > 0
     assert [source["name"] for source in report["groups"][0]["sources"]] == ["ft"]
 

@@ -11,7 +11,7 @@ from tests.server.presets.tiny import preset, tiny_base
 
 def twin_of(catalog: Catalog, **fields) -> dict:
     """The twin of a preset, from a dry run."""
-    return catalog.validate(preset(**fields))[1]["twin"]
+    return catalog.validate(preset(**fields), edit=Edit())[1]["twin"]
 
 
 def members(twin: dict) -> dict[str, float]:
@@ -126,7 +126,7 @@ def test_pools_take_the_weights_themselves(catalog):
 
 def test_it_says_how_long_the_plan_took(catalog):
     """explain gives the seconds that building took."""
-    assert 0 < catalog.validate(preset())[1]["build_seconds"] < 10
+    assert 0 < catalog.validate(preset(), edit=Edit())[1]["build_seconds"] < 10
 
 
 def test_the_warnings_of_sources_are_repeated(catalog, world):
@@ -137,7 +137,7 @@ def test_the_warnings_of_sources_are_repeated(catalog, world):
     catalog.create(preset(sources={"math": {"weight": 1}, "code": {"weight": 1}}), edit=Edit())
     (warning,) = catalog.explain("tutor")["warnings"]
     assert warning.startswith("sources.math: it was trained on a base named 'huge'")
-    assert catalog.validate(preset("other"))[1]["warnings"] == [warning]
+    assert catalog.validate(preset("other"), edit=Edit())[1]["warnings"] == [warning]
     world.adapter("math", 99)
     catalog.replace_source("math", "math", edit=Edit())
     assert catalog.explain("tutor", 1)["warnings"] == []

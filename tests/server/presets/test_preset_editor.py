@@ -58,7 +58,7 @@ def test_one_namespace(catalog, name, owner):
     for create in (
         lambda: catalog.create(preset(name), edit=Edit()),
         lambda: catalog.replace(name, preset(name), edit=Edit()),
-        lambda: catalog.validate(preset(name)),
+        lambda: catalog.validate(preset(name), edit=Edit()),
     ):
         with pytest.raises(ConflictError, match=owner):
             create()
@@ -149,7 +149,7 @@ def test_numbers_are_not_used_again(tutor, world):
     with pytest.raises(NotFoundError):
         tutor.preset("tutor")
     catalog = world.open()
-    assert catalog.validate(preset())[0].revision == 3
+    assert catalog.validate(preset(), edit=Edit())[0].revision == 3
     assert catalog.create(preset(), edit=Edit()).revision == 3
     catalog.delete("tutor", edit=Edit())
     assert catalog.replace("tutor", preset(), edit=Edit()).record.revision == 4
@@ -232,15 +232,15 @@ def test_the_ensemble_block_is_kept(catalog):
 
 def test_a_dry_run_stores_nothing(catalog):
     """Validating says what a document would become, by the rules of an edit, and no more."""
-    record, explanation = catalog.validate(preset())
+    record, explanation = catalog.validate(preset(), edit=Edit())
     assert (record.label, record.state) == ("tutor@1", "ready")
     assert explanation["digest"] == record.digest
     assert catalog.presets() == []
     catalog.create(preset(), edit=Edit())
-    assert catalog.validate(preset())[0] == catalog.preset("tutor")
-    assert catalog.validate(preset(seed=1))[0].label == "tutor@2"
+    assert catalog.validate(preset(), edit=Edit())[0] == catalog.preset("tutor")
+    assert catalog.validate(preset(seed=1), edit=Edit())[0].label == "tutor@2"
     with pytest.raises(UnprocessableError):
-        catalog.validate(preset(sources={"nope": {"weight": 1}}))
+        catalog.validate(preset(sources={"nope": {"weight": 1}}), edit=Edit())
     assert catalog.preset("tutor").revision == 1
 
 

@@ -208,7 +208,7 @@ def test_a_recipe_without_a_preset(tutor, model):
             InvalidRequestError,
             "a recipe has no weights",
         ),
-        ("base", Overrides(recipe={}), InvalidRequestError, "method"),
+        ("base", Overrides(recipe={}), InvalidRequestError, "sources"),
         ("base", Overrides(recipe=recipe(foo=1)), InvalidRequestError, "foo"),
         ("base", Overrides(recipe=recipe(method="tiez")), InvalidRequestError, "tiez"),
         (

@@ -35,6 +35,7 @@ def test_values_within_bounds(field, value):
     ("field", "value"),
     [
         ("temperature", -0.1),
+        ("temperature", 2.1),
         ("temperature", "0.7"),
         ("temperature", True),
         ("temperature", float("nan")),
@@ -50,8 +51,10 @@ def test_values_within_bounds(field, value):
         ("stop", [""]),
         ("stop", ""),
         ("stop", [1]),
+        ("stop", ["x" * 1025]),
         ("stop", ["x"] * 17),
         ("stop_token_ids", [-1]),
+        ("stop_token_ids", [2**31]),
         ("seed", 2**63),
         ("n", 2),
     ],

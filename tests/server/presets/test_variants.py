@@ -222,7 +222,7 @@ def test_our_own_mistakes_are_no_refusals(world, catalog, caplog):
 
 def test_a_dry_run_builds_nothing(world, catalog):
     """Validation plans, and checks the budget, without building."""
-    record, explanation = catalog.validate(ties())
+    record, explanation = catalog.validate(ties(), edit=Edit())
     assert (record.path, explanation["path"]) == ("variant", "variant")
     assert explanation["reason"]
     assert world.forge.num_builds == 0
@@ -692,7 +692,7 @@ def test_what_can_never_fit_is_refused(world):
     for attempt in (
         lambda: catalog.create(ties(), edit=Edit()),
         lambda: catalog.create(ties(), edit=SOON),
-        lambda: catalog.validate(ties()),
+        lambda: catalog.validate(ties(), edit=Edit()),
         lambda: catalog.resolve("ft"),
     ):
         with pytest.raises(UnprocessableError, match="--variant-memory"):
@@ -728,9 +728,9 @@ def test_a_dry_run_takes_the_place_of_what_it_edits(world):
     """A dry run of a pinned preset is refused by the rules of an edit, and only by those."""
     catalog = world.open_with_sources(budget=WHOLE)
     catalog.create(ties(pinned=True), edit=Edit())
-    assert catalog.validate(ties(weight=0.25, pinned=True))[0].revision == 2
+    assert catalog.validate(ties(weight=0.25, pinned=True), edit=Edit())[0].revision == 2
     with pytest.raises(UnprocessableError, match="pinned presets"):
-        catalog.validate(ties("other", 0.25))
+        catalog.validate(ties("other", 0.25), edit=Edit())
 
 
 @pytest.mark.parametrize("edit", [Edit(), SOON])
