@@ -1,7 +1,7 @@
 """A plan written as a checkpoint's folder, tensor by tensor."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,14 +13,14 @@ from merging.base import split_layer
 from merging.blend import Blend
 from merging.build import build
 from merging.checkpoint import Progress
-from merging.checkpoint_weights import natural_order
+from merging.checkpoint_weights import CheckpointWeights, natural_order
 from merging.checkpoint_writer import MAX_SHARD_BYTES, CheckpointWriter
 from merging.companions import copy_companions, set_chat_template
 from merging.dense import blended_modules, dense_weight
-from merging.errors import OutputError
+from merging.errors import OutputError, SourceError
 from merging.layout import is_derived
 from merging.model_config import merged_config
-from merging.models import Models
+from merging.models import Models, Source
 from merging.plan import Plan
 from merging.safetensors_file import TensorSpec
 from merging.source import Weights
@@ -60,7 +60,8 @@ def write_checkpoint(
 
     `resident` and `base_folder` are the base's tensors and its folder. `progress` hears of the
     bytes written. Raises OutputError if the base's folder has no config, PlanError if the weights
-    are not finite, and OSError as the disk gives it.
+    are not finite, SourceError if a file that was read changed meanwhile, and OSError as the disk
+    gives it.
     """
     models = Models(plan.base, resident, plan.sources)
     layout = checkpoint_layout(plan, models)
@@ -74,6 +75,20 @@ def write_checkpoint(
         set_chat_template(folder, chat_template)
     (folder / CARD).write_text(card)
     _write_tensors(plan, models, layout, folder, max_shard_bytes, progress)
+    _check_unchanged([resident, *plan.sources.values()])
+
+
+def _check_unchanged(models: Sequence[Source]) -> None:
+    """What was written is of the content whose digests the card has."""
+    reasons: list[str] = []
+    for model in models:
+        try:
+            if isinstance(model, CheckpointWeights):
+                model.check_unchanged()
+        except SourceError as error:
+            reasons += error.reasons
+    if reasons:
+        raise SourceError(reasons)
 
 
 def checkpoint_layout(plan: Plan, models: Models) -> CheckpointLayout:

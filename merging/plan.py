@@ -24,7 +24,7 @@ from merging.methods import METHODS
 from merging.models import Models, Source
 from merging.path import why_blended, why_written
 from merging.recipe import Recipe
-from merging.refusals import dtype_reasons, model_reasons, source_reasons
+from merging.refusals import model_reasons, source_reasons
 from merging.resolution import Resolution, resolve_recipe
 from merging.shares import blend_means, mean_shares
 from merging.source import Weights
@@ -151,7 +151,6 @@ def plan(
     used = {name: sources[name] for name in sorted(recipe.models & sources.keys())}
     models = Models(base, weights, aligned(recipe, used, base, weights))
     reasons = [
-        *dtype_reasons(recipe, base),
         *source_reasons(sorted(recipe.models), sources, unusable),
         *model_reasons(recipe, base),
         *vocabulary_reasons(recipe, used),
@@ -166,7 +165,12 @@ def plan(
         raise PlanError(reasons)
     digest = recipe.digest({name: s.digest for name, s in used.items()}, base)
     made = replace(_compile(recipe, layout, resolution, models, gram, digest), sources=used)
-    warnings = (*resolution.warnings, *_inert(recipe), *_warnings(made))
+    warnings = (
+        *resolution.warnings,
+        *_inert(recipe),
+        *_other_dtype(recipe, base),
+        *_warnings(made),
+    )
     return replace(made, build_seconds=perf_counter() - start, warnings=warnings)
 
 
@@ -201,7 +205,7 @@ def _compile(
         resolution.tensors,
         models,
         digest=digest,
-        dtype=recipe.dtype or base.dtype,
+        dtype=base.dtype,
         seed=recipe.seed,
     )
     members, weights = mean_shares(variant)
@@ -231,6 +235,14 @@ def _inert(recipe: Recipe) -> Iterator[str]:
     for parameter in METHODS[recipe.method].parameters:
         if parameter.doc.inert and parameter.name in given:
             yield f"{parameter.name} has no effect in {recipe.method}"
+
+
+def _other_dtype(recipe: Recipe, base: Base) -> Iterator[str]:
+    if recipe.dtype not in (None, base.dtype):
+        yield (
+            f"dtype: merged in float32 and served in {base.dtype}, as the base is; {recipe.dtype} "
+            "is what `mergeserve merge` and `mergeserve export` write"
+        )
 
 
 def _warnings(plan: Plan) -> Iterator[str]:

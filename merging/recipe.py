@@ -61,9 +61,11 @@ class Recipe(BaseModel):
     `base_model` is what deltas are relative to, and the first end of a method with two: a source,
     "base" (the resident model), or None where the method can do without. A method that takes its
     base as one more source has none: only "base" or None is taken, and neither is looked at.
-    `dtype` is that of the result. With a `tokenizer_source` the rows of embeddings and heads are
-    aligned, token by token, to the vocabulary of the base, which is the result's: "base", or what
-    means the same there, "union" or a source. Without one all models must have that vocabulary.
+    `dtype` is that of files that are written: what is served is of the base's.
+
+    With a `tokenizer_source` the rows of embeddings and heads are aligned, token by token, to the
+    vocabulary of the base, which is the result's: "base", or what means the same there, "union" or
+    a source. Without one all models must have that vocabulary.
     """
 
     model_config = FROZEN
@@ -170,7 +172,10 @@ class Recipe(BaseModel):
         return canonical_json(self._content(digests, base))
 
     def digest(self, digests: Mapping[str, str], base: Base) -> str:
-        """Digest of the canonical text: equal digests mean equal weights, whatever the names."""
+        """Digest of the canonical text: equal digests mean equal weights, whatever the names.
+
+        The dtype in it is that of `base`, in which the result is.
+        """
         return json_digest(self._content(digests, base))
 
     def _content(self, digests: Mapping[str, str], base: Base) -> JsonValue:
@@ -181,7 +186,7 @@ class Recipe(BaseModel):
         return {
             "method": self.method,
             "base": base.digest,
-            "dtype": self.dtype or base.dtype,
+            "dtype": base.dtype,
             "slices": [self._slice(part, known) for part in self.sections(base.num_layers)],
             "seed": self.seed,
             # whatever it names, it is the base's vocabulary

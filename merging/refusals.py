@@ -25,15 +25,6 @@ def source_reasons(
             yield f"sources.{name}: is not a registered source; registered are: {known}"
 
 
-def dtype_reasons(recipe: Recipe, base: Base) -> Iterator[str]:
-    """Why the result cannot be of the recipe's dtype."""
-    if recipe.dtype not in (None, base.dtype):
-        yield (
-            f"dtype: the base is served in {base.dtype}, and merges of it too, not in "
-            f"{recipe.dtype}; leave dtype out, or merge into files with `mergeserve merge`"
-        )
-
-
 def model_reasons(recipe: Recipe, base: Base) -> Iterator[str]:
     """Why the method cannot take so many models, or this base_model."""
     method = METHODS[recipe.method]

@@ -42,13 +42,15 @@ def find_thresholds(
     """The thresholds of all trims of the plan that look at whole sources; often none. None either
     for a source of which a tensor cannot be read: building that tensor says why.
 
-    A source is all its tensors in the plan. Two passes over its deltas count the upper and then the
-    lower halves of their float32 magnitudes, which sort like whole numbers.
+    A source is all tensors of the plan that it changes. Two passes over its deltas count the upper
+    and then the lower halves of their float32 magnitudes, which sort like whole numbers.
     """
     found: dict[ThresholdKey, Threshold] = {}
     for digest, counts in _counts(plan).items():
         ranks = tuple(sorted({rank for threshold in counts.values() for rank in threshold}))
-        tensors = tuple(tensor for tensor in plan.tensors if digest in _digests(plan, tensor))
+        tensors = tuple(
+            tensor for tensor in plan.tensors if digest in _digests(plan, tensor).values()
+        )
         compute = partial(_rank, plan, digest, tensors, ranks, scratch, run)
         names = tuple((tensor.base, _names(plan, tensor, digest)) for tensor in tensors)
         key = ("threshold", plan.base.digest, digest, ranks, names)
@@ -60,14 +62,15 @@ def find_thresholds(
     return found
 
 
-def _digests(plan: VariantPlan, tensor: TensorPlan) -> list[str]:
-    return [plan.sources[ingredient.source].digest for ingredient in tensor.ingredients]
+def _digests(plan: VariantPlan, tensor: TensorPlan) -> dict[int, str]:
+    """By their places, the sources that change a tensor: others have no elements to keep in it."""
+    return {index: plan.sources[name].digest for index, name in plan.touching(tensor)}
 
 
 def _names(plan: VariantPlan, tensor: TensorPlan, digest: str) -> tuple[str, ...]:
     """The source's own tensors that one is made of. Its name does not tell: contents may swap."""
-    digests = zip(tensor.ingredients, _digests(plan, tensor), strict=True)
-    return tuple(ingredient.tensor for ingredient, own in digests if own == digest)
+    digests = _digests(plan, tensor)
+    return tuple(tensor.ingredients[i].tensor for i, own in digests.items() if own == digest)
 
 
 def _counts(
@@ -80,7 +83,7 @@ def _counts(
     sizes: dict[str, int] = {}
     values: dict[str, dict[tuple[tuple[str, Scalar], ...], None]] = {}
     for tensor in plan.tensors:
-        for index, digest in enumerate(_digests(plan, tensor)):
+        for index, digest in _digests(plan, tensor).items():
             sizes[digest] = sizes.get(digest, 0) + math.prod(tensor.shape)
             own = plan.method.trim_values(tensor.values, index)
             values.setdefault(digest, {})[tuple(sorted(own.items()))] = None

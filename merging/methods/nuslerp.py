@@ -12,7 +12,8 @@ from merging.methods.parameter import Doc
 
 SMALL_NORM = 1e-7
 SMALL_SUM = 1e-6
-SMALL_SINE = 1e-8
+SMALL_SINE = 1e-6
+"""Below it, the cosine of opposite vectors is rounding, and so would be what is divided by it."""
 
 
 def _vectors(nuslerp_flatten: bool, nuslerp_row_wise: bool) -> Vectors:

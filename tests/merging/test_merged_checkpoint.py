@@ -1,6 +1,7 @@
 """A plan as a checkpoint: what is written, what is copied, and in which dtype."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from merging.adapter import read_adapter
 from merging.checkpoint import tensor_entries
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
-from merging.errors import OutputError
+from merging.errors import OutputError, SourceError
 from merging.merged_checkpoint import checkpoint_layout, write_checkpoint
 from merging.models import Models
 from merging.plan import Plan, base_plan, plan
@@ -117,6 +118,28 @@ def test_a_base_that_the_dtype_cannot_hold(tmp_path: Path) -> None:
     base = replace(base_of(tiny_llama()), dtype="float16")
     with pytest.raises(OutputError, match=r"model\.norm\.weight.*float16"):
         write_checkpoint(base_plan(base), weights, tmp_path / "base", tmp_path / "out", card="")
+
+
+@pytest.mark.parametrize("changed", ["base", "ft"])
+def test_a_file_that_changes_while_it_is_merged(tmp_path: Path, changed: str) -> None:
+    """Whatever was read by then may be of either content: it is refused by the file's name."""
+    for name in ("base", "ft"):
+        tiny_llama().save_pretrained(tmp_path / name)
+    weights, tuned = (open_checkpoint(tmp_path / name) for name in ("base", "ft"))
+    base = base_of(tiny_llama())
+    recipe = Recipe(method="linear", sources={"ft": {"weight": 0.3}, "base": {"weight": 0.7}})
+    merge = plan(recipe, {"ft": tuned}, base, weights=weights)
+    (tmp_path / "out").mkdir()
+    path = tmp_path / changed / "model.safetensors"
+
+    def progress(done: int, total: int) -> None:
+        if done == total:  # all is read and written
+            os.utime(path, ns=(1, 1))
+
+    with pytest.raises(SourceError, match=f"{changed}/model.safetensors changed since"):
+        write_checkpoint(
+            merge, weights, tmp_path / "base", tmp_path / "out", card="", progress=progress
+        )
 
 
 @pytest.mark.parametrize("content", [None, "[", "[]", "{}"])

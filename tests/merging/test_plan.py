@@ -173,11 +173,19 @@ def test_a_plan_knows_how_long_it_took() -> None:
     assert base_plan(BASE).explain().build_seconds == 0
 
 
-def test_another_dtype_than_the_base_s_is_refused() -> None:
-    """A blend computes in the base's dtype; naming that dtype is fine."""
-    make(weights(math=1), dtype="float32")
-    (reason,) = reasons(weights(math=1), dtype="bfloat16")
-    assert "served in float32, and merges of it too, not in bfloat16" in reason
+def test_a_recipe_is_served_in_the_dtype_of_the_base() -> None:
+    """Its own is what files are written in: the weights and so the digest are those without it, and
+    that is told.
+    """
+    plain, same = make(weights(math=1)), make(weights(math=1), dtype="float32")
+    other = make(weights(math=1), dtype="float16")
+    assert plain.digest == same.digest == other.digest
+    assert (plain.warnings, same.warnings) == ((), ())
+    (warning,) = other.warnings
+    assert warning.startswith(
+        "dtype: merged in float32 and served in float32, as the base is; float16"
+    )
+    assert other.explain().warnings == other.warnings
 
 
 def test_modules_that_the_base_lacks_are_refused() -> None:
@@ -189,13 +197,13 @@ def test_modules_that_the_base_lacks_are_refused() -> None:
 
 
 def test_every_reason_comes_at_once() -> None:
-    """Sources, dtype, base_model and values are all checked before anything is refused."""
-    found = reasons(weights(maths=1, math=-1), "linear", dtype="bfloat16")
+    """Sources, vocabulary, base_model and values are all checked before anything is refused."""
+    found = reasons(weights(maths=1, math=-1), "linear", tokenizer_source="x")
     starts = [reason.split(":")[0].split(" ")[0] for reason in found]
-    assert starts == ["dtype", "sources.maths", "the"]
-    found = reasons(weights(maths=1), base_model=None, dtype="bfloat16")
+    assert starts == ["sources.maths", "tokenizer_source", "the"]
+    found = reasons(weights(maths=1), base_model=None, tokenizer_source="x")
     starts = [reason.split(":")[0] for reason in found]
-    assert starts == ["dtype", "sources.maths", "base_model"]
+    assert starts == ["sources.maths", "base_model", "tokenizer_source"]
 
 
 def test_the_digest_of_a_plan_is_its_recipe_s() -> None:

@@ -28,14 +28,21 @@ def write_models(folder: Path) -> None:
     tuned.save_pretrained(folder / "tuned")
 
 
-def test_a_blend(tmp_path: Path) -> None:
-    """Figures of the low-rank deltas, and shares that add up to 1 in every group."""
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [("task_arithmetic", {}), ("core_space", {"inside": "task_arithmetic"})],
+)
+def test_a_blend(tmp_path: Path, method: str, parameters: dict[str, str]) -> None:
+    """Figures of the low-rank deltas, and shares that add up to 1 in every group; of the sources
+    themselves too where one adapter is made of them.
+    """
     write_models(tmp_path)
     base, weights = base_of(tiny_llama()), open_checkpoint(tmp_path / "base")
     adapter = read_adapter(tmp_path / "adapter")
     recipe = Recipe(
-        method="task_arithmetic",
+        method=method,
         sources={"a": {"weight": [0.5, 2.0]}, "b": {"weight": 1.0}},
+        parameters=parameters,
     )
     done: list[tuple[int, int]] = []
     report = diagnose_plan(

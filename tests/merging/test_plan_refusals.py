@@ -156,9 +156,8 @@ def test_every_reason_comes_at_once() -> None:
         {"x": {"weight": 1, "density": 0.99}, "nobody": W1},
         {"x": checkpoint({WIDE: torch.zeros(3, 3)}, (Q0,))},
         base_model=None,
-        dtype="float16",
     )
-    starts = ["dtype", "sources.nobody", "base_model", "", "sources.x: model", "sources.x: model"]
+    starts = ["sources.nobody", "base_model", "", "sources.x: model", "sources.x: model"]
     assert len(found) == len(starts), found
     assert all(reason.startswith(start) for reason, start in zip(found, starts, strict=True))
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -205,13 +206,20 @@ def test_the_digest_ignores_names_order_and_spelling() -> None:
         {"parameters": {"lambda": 0.9}},
         {"parameters": {"normalize": True}},
         {"seed": 1},
-        {"dtype": "bfloat16"},
+        {"tokenizer_source": "base"},
         {"method": "linear"},
     ],
 )
 def test_the_digest_sees_every_change(change: dict[str, Any]) -> None:
-    """Another weight, source, parameter, seed, dtype or method is another digest."""
+    """Another weight, source, parameter, seed, vocabulary or method is another digest."""
     assert recipe(**change).digest(DIGESTS, BASE) != recipe().digest(DIGESTS, BASE)
+
+
+def test_the_dtype_of_the_digest_is_the_base_s() -> None:
+    """That is what the result is of; the recipe's own is for files."""
+    other = replace(BASE, dtype="bfloat16")
+    assert recipe(dtype="bfloat16").digest(DIGESTS, BASE) == recipe().digest(DIGESTS, BASE)
+    assert recipe().digest(DIGESTS, other) != recipe().digest(DIGESTS, BASE)
 
 
 def test_the_digest_sees_content_and_base() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from merging.adapter import Adapter, LowRank
+from merging.base import Base, Linear
 from merging.errors import PlanError, SourceError
 from merging.pieces import Scratch
-from merging.source import CheckpointDeltas
+from merging.source import AdapterDeltas, CheckpointDeltas
 from merging.thresholds import find_thresholds
 from merging.trim_cache import TrimCache
 from merging.variant import Ingredient, VariantPlan
@@ -44,6 +47,22 @@ def test_they_are_exact(density: list[float], size: float) -> None:
         digest = plan.sources[f"s{index}"].digest
         values = plan.method.trim_values(plan.tensors[0].values, index)
         assert found[digest, tuple(sorted(values.items()))] == (expected[k - 1],)
+
+
+def test_an_adapter_is_only_what_it_changes() -> None:
+    """Density is a share of the elements of the tensors that it touches, not of zeros elsewhere."""
+    shapes = {"x.weight": (8, 6), "untouched.weight": (50, 40)}
+    base = random_tensors(shapes, seed=1, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.randn(size, generator=generator) for size in ((2, 6), (8, 2)))
+    adapter = Adapter("sha256:a", {"x": LowRank(a, b, 1.0)}, None, None, Path("x"), 0)
+    flat = Base("flat", "sha256:0", "float32", 0, {"x": Linear(8, 6)})
+    source = AdapterDeltas(adapter, flat)
+    plan = plan_of("ties", base, {"s": source}, scope="model", density=(0.25,))
+    ((threshold,),) = find_thresholds(plan, None, Scratch(), run).values()
+    assert threshold == (b @ a).abs().flatten().sort(descending=True).values[11]
+    changed = built(plan)[0]["x.weight"] != base["x.weight"]
+    assert int(changed.sum()) == 12
 
 
 def test_several_ranks_of_one_source() -> None:

@@ -194,6 +194,27 @@ def test_a_source_with_other_tokens(api: Harness, files: Path) -> None:
     assert api.request("DELETE", "/v1/sources/moved").status_code == 204
 
 
+def test_a_mergekit_recipe_with_a_dtype(api: Harness) -> None:
+    """It is taken as it is pasted: served in the server's dtype, as it is without, which is told;
+    and the document, which export reads, keeps it.
+    """
+    text = """
+merge_method: task_arithmetic
+base_model: base
+models: [{model: ft, parameters: {weight: 0.5}}]
+dtype: float16
+"""
+    headers = {"Content-Type": "application/yaml"}
+    response = api.request("PUT", PATH, content=text, headers=headers)
+    assert response.status_code == 201, response.text
+    plain = create(api, name="plain", method="task_arithmetic", sources={"ft": {"weight": 0.5}})
+    document = response.json()
+    assert (document["dtype"], document["digest"]) == ("float16", plain["digest"])
+    assert ask(api)[0] == ask(api, "plain")[0] != ask(api, "base")[0]
+    (warning,) = api.get(f"{PATH}/explain").json()["warnings"]
+    assert "served in float32, as the base is; float16 is what" in warning
+
+
 def test_files_without_the_models_prefix(tmp_path: Path) -> None:
     """A base and a source as hubs have GPT-2 serve what the same files with all names do."""
     answers = []

@@ -88,6 +88,22 @@ def test_nuslerp_is_half_way_where_weights_cancel() -> None:
     close(result, [math.sqrt(0.5), math.sqrt(0.5)])
 
 
+@pytest.mark.parametrize("flatten", [True, False])
+@pytest.mark.parametrize("factor", [-1.0, -0.3, 2.0])
+def test_nuslerp_of_collinear_deltas_is_straight(factor: float, flatten: bool) -> None:
+    """Also where rounding keeps the cosine of two deltas from being exactly 1 or -1."""
+    for seed in range(20):
+        delta = torch.randn(7, 5, generator=torch.Generator().manual_seed(seed))
+        result = merge(
+            "nuslerp",
+            torch.zeros(7, 5),
+            [delta, factor * delta],
+            weight=(0.75, 0.25),
+            nuslerp_flatten=flatten,
+        )
+        torch.testing.assert_close(result, (0.75 + 0.25 * factor) * delta, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("columns", [False, True])
 def test_nuslerp_takes_rows_or_columns(columns: bool) -> None:
     """Without flatten the rows are interpolated one by one; with row_wise the columns."""

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from merging.checkpoint_writer import CheckpointWriter
 from server.__main__ import main
 from tests.adapters import save_adapter
 from tests.models import save_tiny_model, tiny_model
@@ -106,6 +107,26 @@ def test_another_vocabulary_is_aligned_when_asked(
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (
         models.base / "tokenizer.json"
     ).read_bytes()
+
+
+def test_a_source_that_changes_meanwhile_is_not_published(
+    models: Models,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is noticed after all is written, and nothing is left."""
+    folder = tmp_path / "ft"
+    shutil.copytree(models.tuned[0], folder)
+    flush = CheckpointWriter.flush
+
+    def touching(writer: CheckpointWriter) -> None:
+        flush(writer)
+        os.utime(folder / "model.safetensors", ns=(1, 1))
+
+    monkeypatch.setattr(CheckpointWriter, "flush", touching)
+    said = refused(capsys, models.task_arithmetic(folder), tmp_path / "out")
+    assert "ft/model.safetensors changed since" in said
 
 
 def test_files_without_the_models_prefix(tmp_path: Path) -> None:

@@ -66,10 +66,10 @@ def test_unknown_and_broken_sources_are_all_named(planner, sources):
 
 def test_every_kind_of_reason_is_listed(planner, sources):
     """What the recipe, the sources and the plan refuse comes in one error."""
-    document = preset(sources={"nope": {"weight": 1}, "math": {"weight": 1}}, dtype="float16")
+    document = preset(sources={"nope": {"weight": 1}, "math": {"weight": 1}}, base_model=None)
     with pytest.raises(UnprocessableError) as caught:
         planner.plan_document(document, sources)
-    for part in ("dtype: ", "sources.nope: is not"):
+    for part in ("base_model: task_arithmetic needs one", "sources.nope: is not"):
         assert part in caught.value.message
     malformed = preset(sources={"nope": {"weight": "x"}, "broken": {"weight": 1}})
     with pytest.raises(InvalidRequestError) as refused:
