@@ -10,8 +10,9 @@ class EngineConfig:
 
     `max_step_tokens` bounds a step's work: decode rows come first, prefill chunks fill what is
     left, so a long prompt delays running streams by at most one such step. `max_prompt_logits`
-    bounds the positions of a chunk whose logits are all needed (prompt log-probabilities): they
-    pass through the head, at `vocab_size` floats each. `max_active_rank` bounds the summed LoRA
+    bounds the positions of texts whose logits are all needed, over all rows: they pass through the
+    head, at `vocab_size` floats each. `max_background_tokens` bounds what background groups add to
+    a step of live ones. `max_active_rank` bounds the summed LoRA
     rank that every row of a step pays for.
     """
 
@@ -22,6 +23,7 @@ class EngineConfig:
     max_queued: int = 256
     max_step_tokens: int = 256
     max_prompt_logits: int = 128
+    max_background_tokens: int = 16
     max_active_rank: int = 2048
 
     def __post_init__(self) -> None:

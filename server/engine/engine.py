@@ -13,18 +13,15 @@ from ensemble.errors import EnsembleError
 from server.engine.config import EngineConfig
 from server.engine.detokenizer import Decode, Detokenizer
 from server.engine.disagreement import EVERY_TOKENS, Disagreement
-from server.engine.group import Combined, Group, Row
+from server.engine.group import FAILED, Combined, Group
+from server.engine.reader import token_logprobs
 from server.engine.request import Output, Request, TokenLogprobs
-from server.engine.runner import RowLogits, Runner
-from server.engine.sampler import sample, token_logprobs
+from server.engine.runner import Runner
+from server.engine.sampler import sample
 from server.engine.scheduler import RowWork, Scheduler, StepPlan
 from server.engine.stats import EngineObserver, RequestStats, StepStats
 
 logger = logging.getLogger(__name__)
-
-STEP_FAILED = "the engine failed while computing this request; the server's log says why"
-OVERFLOW = "gave logits that are not finite: its weights, or this blend's, overflow or hold NaN"
-NOT_FINITE = f"the model {OVERFLOW}"
 
 
 class Engine:
@@ -69,7 +66,7 @@ class Engine:
         except Exception:
             logger.exception("a step of %d rows failed", len(plan.work))
             left = [group for group in groups if group in self.scheduler.running]
-            outputs = [self._fail(group, STEP_FAILED) for group in left]
+            outputs = [self._fail(group, FAILED) for group in left]
         self._observe(plan, time.perf_counter() - started)
         return outputs
 
@@ -77,33 +74,17 @@ class Engine:
         self._runner.clear(plan.new_blocks)
         logits = self._runner.forward(plan.work)
         self.scheduler.computed(plan)
-        for part in logits:
-            self._keep(part)
+        for group in groups:
+            group.take({row: logits[row] for row in group.rows if row in logits})
         ready = [group for group in groups if group.is_ready and group.mistake is None]
-        tokens = self._sample(ready)
+        tokens = self._sample([group for group in ready if group.sampling.max_tokens > 0])
         max_len = self.config.max_model_len
         outputs = [(g, g.append(token, self._eos_token_ids, max_len)) for g, token in tokens]
-        outputs += [
-            (group, group.finish_without_token())
-            for group in ready
-            if group.mistake is None and group.sampling.max_tokens == 0
-        ]
+        outputs += [(g, g.finish_without_token()) for g in ready if g.sampling.max_tokens == 0]
         for group, output in outputs:
             if output.finish_reason is not None:
                 self._leave(group)
         return outputs + [self._fail(g, g.mistake) for g in groups if g.mistake is not None]
-
-    def _keep(self, part: RowLogits) -> None:
-        """Keep what a row's logits are for: the prompt's log-probabilities, and the next token."""
-        row, group = part.work.row, part.work.group
-        if not torch.isfinite(part.logits.max()):
-            group.mistake = _not_finite(group, row)
-            return
-        if group.wants_prompt_logprobs and row is group.rows[0]:
-            begin = row.num_computed - len(part.logits)
-            _read_prompt(group, part.logits, begin)
-        if row.num_pending == 0:
-            row.logits = part.logits[-1]
 
     def _sample(self, ready: list[Group]) -> list[tuple[Group, TokenLogprobs]]:
         """Combine each group's rows and draw its next token."""
@@ -114,8 +95,7 @@ class Engine:
             except EnsembleError as error:
                 group.mistake = str(error)
                 continue
-            if group.sampling.max_tokens > 0:
-                combined[group] = made
+            combined[group] = made
         if not combined:
             return []
         groups = list(combined)
@@ -146,7 +126,7 @@ class Engine:
                     num_groups_running=len(self.scheduler.running),
                     num_groups_waiting=len(self.scheduler.waiting),
                     kv_cache_usage=self.scheduler.blocks.usage,
-                    num_preempted=plan.num_preempted,
+                    num_preempted=len(plan.preempted),
                     prefix_queries=plan.prefix_queries,
                     prefix_hits=plan.prefix_hits,
                     active_rank=self._runner.active_rank,
@@ -168,27 +148,5 @@ def _noted(group: Group, token: TokenLogprobs, made: Combined) -> TokenLogprobs:
     return replace(token, members=tuple(members))
 
 
-def _not_finite(group: Group, row: Row) -> str:
-    if group.request.rule is None:
-        return NOT_FINITE
-    member = group.request.members[group.rows.index(row)]
-    return f"the ensemble's member {member.name!r} {OVERFLOW}"
-
-
 def _groups(work: Sequence[RowWork]) -> list[Group]:
     return list(dict.fromkeys(item.group for item in work))
-
-
-def _read_prompt(group: Group, logits: torch.Tensor, begin: int) -> None:
-    """Note the log-probabilities that `logits` [tokens, vocab], of positions from `begin` on, give
-    the next prompt tokens.
-    """
-    if not group.prompt_logprobs:
-        group.prompt_logprobs.append(TokenLogprobs(group.rows[0].tokens[0]))
-    prompt = group.rows[0].tokens[: group.rows[0].num_prompt]
-    known = len(group.prompt_logprobs) - 1 - begin  # positions computed before a preemption
-    targets = prompt[begin + 1 : begin + 1 + len(logits)][known:]
-    if targets:
-        num_top = group.sampling.prompt_logprobs or 0
-        chosen = logits[known : known + len(targets)]
-        group.prompt_logprobs += token_logprobs(chosen, targets, [num_top] * len(targets))

@@ -1,20 +1,29 @@
 """Rows and groups: one request while it is in the engine."""
 
+import logging
 import secrets
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
+from ensemble.errors import EnsembleError
 from merging.blend import Blend
 from server.engine.block_manager import Key, block_keys
 from server.engine.detokenizer import Detokenizer
 from server.engine.disagreement import Disagreement
-from server.engine.request import FinishReason, Output, Request, TokenLogprobs
+from server.engine.reader import LogprobsReader
+from server.engine.request import FinishReason, Output, Reader, Request, TokenLogprobs
 
 if TYPE_CHECKING:
     from server.engine.variant import Variant
+
+logger = logging.getLogger(__name__)
+
+FAILED = "the engine failed while computing this request; the server's log says why"
+OVERFLOW = "gave logits that are not finite: its weights, or this blend's, overflow or hold NaN"
 
 
 class Row:
@@ -94,7 +103,9 @@ class Group:
         self.detokenizer = detokenizer
         self.timing = Timing(request.arrived)
         self.output_tokens: list[int] = []
-        self.prompt_logprobs: list[TokenLogprobs] = []
+        self._prompt_reader = _prompt_reader(request)
+        self.reader: Reader | None = self._prompt_reader or request.reader
+        self.num_unread = request.text_len  # tokens of the text that the reader has not seen
         self.num_cached_tokens = 0
         self.num_preemptions = 0
         self.disagreements: list[Disagreement] = []
@@ -105,10 +116,28 @@ class Group:
         self._prompt_sent = False
 
     @property
-    def wants_prompt_logprobs(self) -> bool:
-        """Whether log-probabilities of the prompt are still to be computed."""
-        wanted = self.sampling.prompt_logprobs is not None
-        return wanted and len(self.prompt_logprobs) < self.rows[0].num_prompt
+    def is_background(self) -> bool:
+        """Whether live groups go first."""
+        return self.request.priority == "background"
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the reader has not seen all of its text."""
+        return self.num_unread > 0
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprobs]:
+        """Of the text's first token, which nothing predicts, and those that were read so far."""
+        if self._prompt_reader is None:
+            return []
+        first = self.request.members[0].prompt[-self.request.text_len - 1]
+        return [TokenLogprobs(first), *self._prompt_reader.tokens]
+
+    def first_logits(self, row: Row) -> int:
+        """The first position of `row` whose logits are needed: its last token, or, while a text is
+        read, as far before that in every row.
+        """
+        return len(row.tokens) - 1 - self.num_unread
 
     @property
     def is_ready(self) -> bool:
@@ -119,6 +148,40 @@ class Group:
     def is_decoding(self) -> bool:
         """Whether no row has more than one token left to compute."""
         return all(row.num_pending <= 1 for row in self.rows)
+
+    def take(self, logits: Mapping[Row, torch.Tensor]) -> None:
+        """Note what a step computed, float32 [positions, vocab] for each row, from `first_logits`
+        on: the reader sees its part, the last token's waits to be sampled from.
+        """
+        for row, part in logits.items():
+            if not torch.isfinite(part.max()):
+                self.mistake = self._not_finite(row)
+                return
+        if self.is_reading and logits:
+            self._read([logits[row] for row in self.rows])
+        for row, part in logits.items():
+            if row.num_pending == 0:
+                row.logits = part[-1]
+
+    def _not_finite(self, row: Row) -> str:
+        if len(self.rows) == 1:
+            return f"the model {OVERFLOW}"
+        member = self.request.members[self.rows.index(row)]
+        return f"the member {member.name!r} {OVERFLOW}"
+
+    def _read(self, logits: Sequence[torch.Tensor]) -> None:
+        assert self.reader is not None
+        num_new = min(len(logits[0]), self.num_unread)
+        begin = self.request.text_len - self.num_unread
+        parts = [part[:num_new] for part in logits]
+        try:
+            self.reader(begin, parts[0][None] if len(parts) == 1 else torch.stack(parts))
+        except EnsembleError as error:  # what the rule says of these logits
+            self.mistake = str(error)
+        except Exception:
+            logger.exception("a reader failed")
+            self.mistake = FAILED
+        self.num_unread -= num_new
 
     def combine(self) -> "Combined":
         """What the rule makes of the rows' logits. Raises EnsembleError."""
@@ -170,6 +233,8 @@ class Group:
 
     def finish_without_token(self) -> Output:
         """End a group that asked for no tokens: its prompt has been read."""
+        for row in self.rows:
+            row.logits = None
         self.finish_reason = "length"
         return self.output("", ())
 
@@ -193,3 +258,11 @@ class Group:
             stop_reason=self.stop_reason,
             error=error,
         )
+
+
+def _prompt_reader(request: Request) -> LogprobsReader | None:
+    num_top = request.sampling.prompt_logprobs
+    if num_top is None:
+        return None
+    prompt = request.members[0].prompt
+    return LogprobsReader(prompt[len(prompt) - request.text_len :], num_top, request.rule)

@@ -157,7 +157,7 @@ def _engine_logits(model: BlendedModel) -> tuple[torch.Tensor, Mapping[int, int 
     row.block_table = list(range(num_blocks))
     parts = []
     for num_tokens in CHUNKS:
-        (part,) = runner.forward([RowWork(group, row, num_tokens)])
-        parts.append(part.logits)
+        parts.append(runner.forward([RowWork(group, row, num_tokens)])[row])
         row.num_computed += num_tokens
+        group.num_unread -= num_tokens
     return torch.cat(parts), runner.windows

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from server.engine.variant import Variant
 
 Rule = Callable[[torch.Tensor], torch.Tensor]
-"""Combine the float32 logits of a group's rows, [rows, vocab] -> [vocab]."""
+"""Combine the float32 logits of a group's rows, [rows, ..., vocab] -> [..., vocab]."""
+
+Priority = Literal["live", "background"]
+"""Background groups run on what live ones leave: see `Scheduler`."""
 
 FinishReason = Literal["stop", "length", "error"]
 
@@ -57,15 +60,31 @@ class Member:
     name: str = ""
 
 
+class Reader(Protocol):
+    """Takes the logits of a given text, on the engine's thread, in pieces and in order, each
+    position once. An exception fails its request alone.
+    """
+
+    def __call__(self, begin: int, logits: torch.Tensor) -> None:
+        """Float32 [rows, positions, vocab]: what each row predicts for the tokens of the text from
+        `begin` on.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One group of rows that share every sampled token.
 
-    One member is an ordinary generation; several need a `rule`. Tokens are drawn from what
-    `draw_rule` makes of the rows, where that is another distribution than the `rule`'s, which
-    log-probabilities are of. Penalties and statistics look at the first member's prompt. `choice`
-    tells apart the `n` choices of one prompt: random numbers are keyed by (seed, choice, token
-    index). `label`, `path` and `mode` go to the statistics untouched.
+    One member is an ordinary generation; several need a `rule`, unless they generate nothing.
+    Tokens are drawn from what `draw_rule` makes of the rows, where that is another distribution
+    than the `rule`'s, which log-probabilities are of. Penalties and statistics look at the first
+    member's prompt. `choice` tells apart the `n` choices of one prompt: random numbers are keyed by
+    (seed, choice, token index). `label`, `path` and `mode` go to the statistics untouched.
+
+    With a `reader` a given text is scored (teacher forcing): the last `num_read` tokens of the
+    prompts, which must be the same for every member, after one or more tokens that may differ. None
+    means all but the shortest prompt's first token. `prompt_logprobs` asks for a reader of the
+    engine's own.
     """
 
     members: tuple[Member, ...]
@@ -73,13 +92,32 @@ class Request:
     choice: int = 0
     rule: Rule | None = None
     draw_rule: Rule | None = None
+    reader: Reader | None = None
+    num_read: int | None = None
+    priority: Priority = "live"
     label: str = ""
     path: str = "base"
     mode: str = "merge"
     arrived: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        assert len(self.members) == 1 or self.rule is not None, "several members need a rule"
+        needs_rule = len(self.members) > 1 and self.sampling.max_tokens > 0
+        assert self.rule is not None or not needs_rule, "several members need a rule"
+        is_echoed = self.sampling.prompt_logprobs is not None
+        assert not (is_echoed and self.reader), "one reader a request"
+        assert not is_echoed or self.rule is not None or len(self.members) == 1
+        texts = {member.prompt[len(member.prompt) - self.text_len :] for member in self.members}
+        assert len(texts) == 1, "all members read one text"
+
+    @property
+    def text_len(self) -> int:
+        """Tokens at the end of every prompt that are read, not generated from."""
+        if self.reader is None and self.sampling.prompt_logprobs is None:
+            return 0
+        longest = max(min(len(member.prompt) for member in self.members) - 1, 0)
+        text_len = longest if self.num_read is None else self.num_read
+        assert 0 <= text_len <= longest, "a text is read after at least one token"
+        return text_len
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,18 @@
 """Runs the model on a step's rows: the only class that calls it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from merging.blend import Blend
 from server.engine.batch import Batch, pack
+from server.engine.group import Row
 from server.engine.kv_cache import KVCache
 from server.engine.model import BlendedModel
 from server.engine.scales import base_scales
 from server.engine.scheduler import RowWork
 from server.engine.slab import Slab
 from server.engine.variant import Variant
-
-
-@dataclass(slots=True)
-class RowLogits:
-    """Float32 logits of one row's work: the last `len(logits)` of its tokens, [tokens, vocab]."""
-
-    work: RowWork
-    logits: torch.Tensor
 
 
 class Runner:
@@ -48,21 +40,22 @@ class Runner:
         return self._slab.rank
 
     @torch.inference_mode()
-    def forward(self, work: Sequence[RowWork]) -> list[RowLogits]:
-        """Compute every row's planned tokens.
-
-        Logits are returned for rows whose last token was computed, and for every computed prompt
-        token of groups that want prompt log-probabilities.
+    def forward(self, work: Sequence[RowWork]) -> dict[Row, torch.Tensor]:
+        """Compute every row's planned tokens. Returns the logits that are needed, float32
+        [positions, vocab], of the rows that have such: `RowWork.num_logits` each.
         """
-        return [part for variant, rows in partition(work) for part in self._forward(variant, rows)]
+        logits: dict[Row, torch.Tensor] = {}
+        for variant, rows in partition(work):
+            logits |= self._forward(variant, rows)
+        return logits
 
-    def _forward(self, variant: Variant | None, work: Sequence[RowWork]) -> list[RowLogits]:
+    def _forward(self, variant: Variant | None, work: Sequence[RowWork]) -> dict[Row, torch.Tensor]:
         """The same for rows of one model."""
         model = self._model if variant is None else variant.model
         layers = self._layers if variant is None else variant.cache_layers
         batch = pack(work, self.cache, layers, model.device)
         self.windows = batch.windows
-        wanted = [_num_logits(item) for item in batch.work]
+        wanted = [item.num_logits for item in batch.work]
         if variant is None:
             self._activate(batch, wanted)
         indices = [
@@ -78,11 +71,9 @@ class Runner:
             mergeserve_batch=batch,
         ).logits[0]
         parts = logits.float().split(wanted)
-        return [
-            RowLogits(item, part)
-            for item, part, count in zip(batch.work, parts, wanted, strict=True)
-            if count
-        ]
+        return {
+            item.row: part for item, part in zip(batch.work, parts, strict=True) if len(part) > 0
+        }
 
     def clear(self, blocks: list[int]) -> None:
         """Wipe blocks that are handed to new rows."""
@@ -105,12 +96,6 @@ class Runner:
             return None
         rows = torch.arange(len(counts))
         return rows.repeat_interleave(torch.tensor(counts)).to(self._model.device)
-
-
-def _num_logits(item: RowWork) -> int:
-    if item.group.wants_prompt_logprobs and item.row is item.group.rows[0]:
-        return item.num_tokens
-    return int(item.completes)
 
 
 def partition(work: Sequence[RowWork]) -> list[tuple[Variant | None, list[RowWork]]]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from server.engine.group import Group
+from server.engine.reader import token_logprobs
 from server.engine.request import SamplingParams, TokenLogprobs
 
 LARGEST = 1e30
@@ -145,32 +146,3 @@ def _report(
         for i, report in zip(wanted, token_logprobs(logits[wanted], chosen, counts), strict=True):
             reports[i] = report
     return reports
-
-
-def token_logprobs(
-    logits: torch.Tensor, token_ids: Sequence[int], num_top: Sequence[int]
-) -> list[TokenLogprobs]:
-    """Log-probabilities of given tokens and of the best ones. `logits`: float32 [tokens, vocab]."""
-    logprobs = logits.log_softmax(dim=-1)
-    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[
-        :, 0
-    ].tolist()
-    most = min(max(num_top), logits.shape[-1])
-    values, indices = (part.tolist() for part in logprobs.topk(most, dim=-1))
-    return [
-        TokenLogprobs(token_id, logprob, _top(token_id, logprob, ids[:count], best[:count]))
-        for token_id, logprob, count, ids, best in zip(
-            token_ids, chosen, num_top, indices, values, strict=True
-        )
-    ]
-
-
-def _top(
-    token_id: int, logprob: float, ids: list[int], logprobs: list[float]
-) -> tuple[tuple[int, float], ...]:
-    """The best tokens; among equals the chosen one comes first, so a greedy token is always the
-    first.
-    """
-    if ids and logprob == logprobs[0] and ids[0] != token_id:
-        ids = [token_id, *[other for other in ids if other != token_id]][: len(ids)]
-    return tuple(zip(ids, logprobs, strict=True))

@@ -3,7 +3,7 @@ never sees a tensor.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from merging.adapter import Adapter
@@ -11,6 +11,7 @@ from merging.blend import Blend
 from server.engine.block_manager import BlockManager, Key
 from server.engine.config import EngineConfig
 from server.engine.group import Group, Row
+from server.engine.request import Priority
 from server.engine.slab import widest_rank
 
 
@@ -23,9 +24,10 @@ class RowWork:
     num_tokens: int
 
     @property
-    def completes(self) -> bool:
-        """Whether the row has no token left to compute after this step."""
-        return self.num_tokens == self.row.num_pending
+    def num_logits(self) -> int:
+        """How many of these tokens, the last ones, give logits that are needed."""
+        end = self.row.num_computed + self.num_tokens
+        return max(end - self.group.first_logits(self.row), 0)
 
 
 @dataclass(slots=True)
@@ -33,12 +35,13 @@ class StepPlan:
     """What a step does, and what was seen while planning it.
 
     `new_blocks` are those that rows were given; they hold what their last row left behind.
+    `num_read` counts the positions of given texts whose logits all pass through the head.
     """
 
     work: list[RowWork] = field(default_factory=list)
     new_blocks: list[int] = field(default_factory=list)
-    num_prompt_logits: int = 0
-    num_preempted: int = 0
+    preempted: list[Group] = field(default_factory=list)
+    num_read: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
 
@@ -55,6 +58,9 @@ class Scheduler:
     newcomers, until the step's tokens are used up. A group gets the blocks of all its tokens when
     it starts, so only decoding asks for more; when they run out, the youngest running group gives
     its blocks back and waits at the front.
+
+    Background groups come after the live ones and get what `_background_budget` leaves them. They
+    give way to whatever live group needs their rows or blocks, and take none from any.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -88,11 +94,8 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """Plan the next step."""
         plan = StepPlan()
-        budget = self.config.max_step_tokens
-        for group in sorted(self.running, key=lambda group: not group.is_decoding):
-            if group in self.running:  # it may have been preempted for an older one
-                budget -= self._schedule_running(group, budget, plan)
-        self._admit(budget, plan)
+        self._schedule("live", self.config.max_step_tokens, plan)
+        self._schedule("background", self._background_budget(plan), plan)
         return plan
 
     def computed(self, plan: StepPlan) -> None:
@@ -106,25 +109,64 @@ class Scheduler:
             for index in range(first_full, row.num_computed // size):
                 self.blocks.publish(row.block_table[index], keys[index])
 
+    def _schedule(self, priority: Priority, budget: int, plan: StepPlan) -> None:
+        """Plan the groups of one priority, the running ones and then newcomers."""
+        running = self._of(priority, self.running)
+        for group in sorted(running, key=lambda group: not group.is_decoding):
+            if group in self.running:  # it may have been preempted for an older one
+                budget -= self._schedule_running(group, budget, plan)
+        self._admit(priority, budget, plan)
+
+    def _of(self, priority: Priority, groups: Iterable[Group]) -> list[Group]:
+        return [group for group in groups if group.request.priority == priority]
+
+    def _background_budget(self, plan: StepPlan) -> int:
+        """Tokens that background groups may add to the step.
+
+        While live groups run these are few, since everybody waits for the step's end, and none
+        while one of them waits or reads its prompt.
+        """
+        live = self._of("live", self.running)
+        if self._of("live", self.waiting) or any(item.num_tokens > 1 for item in plan.work):
+            return 0
+        if not live:
+            return self.config.max_step_tokens
+        num_idle_rows = self.config.max_rows - sum(len(group.rows) for group in live)
+        return min(num_idle_rows, self.config.max_background_tokens)
+
     def _schedule_running(self, group: Group, budget: int, plan: StepPlan) -> int:
         """Plan one running group's rows; returns the tokens used."""
         used = 0
-        for row in group.rows:
-            num_tokens = min(row.num_pending, self._chunk_limit(group, plan), budget - used)
-            if num_tokens <= 0:
+        for row, num_tokens in zip(group.rows, self._shares(group, budget, plan), strict=True):
+            if num_tokens == 0:
                 continue
             if not self._reserve(group, row, num_tokens, plan):
                 return used  # the group itself was preempted
             plan.work.append(RowWork(group, row, num_tokens))
             used += num_tokens
-            if group.wants_prompt_logprobs:
-                plan.num_prompt_logits += num_tokens
         return used
 
-    def _chunk_limit(self, group: Group, plan: StepPlan) -> int:
-        if group.wants_prompt_logprobs:
-            return self.config.max_prompt_logits - plan.num_prompt_logits
-        return self.config.max_step_tokens
+    def _shares(self, group: Group, budget: int, plan: StepPlan) -> list[int]:
+        """How many tokens each row gets: all rows advance together over a text that is read."""
+        shares: list[int] = []
+        for row in group.rows:
+            pending = group.first_logits(row) - row.num_computed
+            pending += not group.is_reading  # the last token
+            shares.append(max(min(pending, budget - sum(shares)), 0))
+        if not group.is_reading:
+            return shares
+        are_level = all(
+            row.num_computed + share == group.first_logits(row)
+            for row, share in zip(group.rows, shares, strict=True)
+        )
+        left = min(budget - sum(shares), self.config.max_prompt_logits - plan.num_read)
+        together = min(max(left, 0) // len(shares), group.num_unread + 1)
+        if not are_level:
+            together = 0
+        elif budget > 0 and not plan.work and not any(shares):
+            together = max(together, 1)  # however many rows it has, the group must get on
+        plan.num_read += together * len(shares)
+        return [share + together for share in shares]
 
     def _reserve(self, group: Group, row: Row, num_tokens: int, plan: StepPlan) -> bool:
         """Give `row` the blocks for `num_tokens` more tokens, preempting younger groups, at worst
@@ -132,7 +174,7 @@ class Scheduler:
         """
         needed = self._num_blocks(row.num_computed + num_tokens) - len(row.block_table)
         while needed > self.blocks.num_free:
-            victim = self.running[-1]
+            victim = self._last_background() or self.running[-1]
             self._preempt(victim, plan)
             if victim is group:
                 return False
@@ -152,7 +194,7 @@ class Scheduler:
         self.waiting.appendleft(group)
         self._free(group)
         group.num_preemptions += 1
-        plan.num_preempted += 1
+        plan.preempted.append(group)
         plan.work = [item for item in plan.work if item.group is not group]
 
     def _free(self, group: Group) -> None:
@@ -161,40 +203,51 @@ class Scheduler:
             row.block_table = []
             row.num_computed = 0
 
-    def _admit(self, budget: int, plan: StepPlan) -> None:
+    def _last_background(self) -> Group | None:
+        return next((group for group in reversed(self.running) if group.is_background), None)
+
+    def _admit(self, priority: Priority, budget: int, plan: StepPlan) -> None:
         """Start waiting groups, oldest first, while rows, ranks, blocks and tokens last."""
-        being_computed = self._keys_being_computed()
-        for group in list(self.waiting):
-            if budget <= 0 or plan.num_preempted or not self._has_room(group):
+        being_computed = self._keys_being_computed(priority)
+        for group in self._of(priority, self.waiting):
+            if budget <= 0 or group in plan.preempted:
                 return
             if self._should_share_later(group, being_computed):
                 continue
-            if not self._start(group, plan):
+            if not self._make_room(group, plan):
                 return
+            self._start(group, plan)
             budget -= self._schedule_running(group, budget, plan)
             being_computed.update(self._next_keys(group))
 
-    def _has_room(self, group: Group) -> bool:
+    def _make_room(self, group: Group, plan: StepPlan) -> bool:
+        """Whether `group` can start, if need be after background groups gave way to a live one."""
+        while not self._fits(group):
+            victim = self._last_background()
+            if victim is None or group.is_background:
+                return False
+            self._preempt(victim, plan)
+        return True
+
+    def _fits(self, group: Group) -> bool:
+        """Whether there are rows, ranks and blocks for `group`."""
         if self.num_rows + len(group.rows) > self.config.max_rows:
             return False
-        rank = active_rank([*self.running, group])
-        return not self.running or rank <= self.config.max_active_rank
-
-    def _start(self, group: Group, plan: StepPlan) -> bool:
-        """Share the cached prefix, allocate the rest and move the group to `running`, if the free
-        blocks suffice.
-        """
-        shared = [self._cached_prefix(group, row) for row in group.rows]
-        needed = [
-            self._num_blocks(len(row.tokens)) - len(blocks)
-            for row, blocks in zip(group.rows, shared, strict=True)
-        ]
-        all_shared = list(dict.fromkeys(block for blocks in shared for block in blocks))
-        if sum(needed) > self.blocks.num_free_after_sharing(all_shared):
+        if self.running and active_rank([*self.running, group]) > self.config.max_active_rank:
             return False
+        shared = [self._cached_prefix(group, row) for row in group.rows]
+        num_needed = sum(self._num_blocks(len(row.tokens)) for row in group.rows)
+        num_needed -= sum(len(blocks) for blocks in shared)
+        all_shared = list(dict.fromkeys(block for blocks in shared for block in blocks))
+        return num_needed <= self.blocks.num_free_after_sharing(all_shared)
+
+    def _start(self, group: Group, plan: StepPlan) -> None:
+        """Share the cached prefix, allocate the rest and move the group to `running`."""
+        shared = [self._cached_prefix(group, row) for row in group.rows]
         for blocks in shared:  # before any is allocated: allocation forgets what is free
             self.blocks.share(blocks)
-        for row, blocks, count in zip(group.rows, shared, needed, strict=True):
+        for row, blocks in zip(group.rows, shared, strict=True):
+            count = self._num_blocks(len(row.tokens)) - len(blocks)
             row.block_table = blocks + self._allocate(count, plan)
             row.num_computed = len(blocks) * self.config.block_size
             plan.prefix_queries += len(row.tokens)
@@ -204,14 +257,15 @@ class Scheduler:
         self.waiting.remove(group)
         self.running.append(group)
         group.timing.start()
-        return True
 
     def _cached_prefix(self, group: Group, row: Row) -> list[int]:
-        """Cached blocks to reuse. The last token is always computed, for its logits."""
-        if group.wants_prompt_logprobs:
-            return []
-        usable = (len(row.tokens) - 1) // self.config.block_size
-        return self.blocks.match(row.prefix_keys(self.config.block_size)[:usable])
+        """Cached blocks to reuse."""
+        return self.blocks.match(self._usable_keys(group, row))
+
+    def _usable_keys(self, group: Group, row: Row) -> list[Key]:
+        """Keys of the blocks that need not be computed: those before the first logits."""
+        num_usable = group.first_logits(row) // self.config.block_size
+        return row.prefix_keys(self.config.block_size)[:num_usable]
 
     def _next_keys(self, group: Group) -> Iterator[Key]:
         """The first key of each row that is still to be computed."""
@@ -221,8 +275,9 @@ class Scheduler:
             if index < len(keys):
                 yield keys[index]
 
-    def _keys_being_computed(self) -> set[Key]:
-        return {key for group in self.running for key in self._next_keys(group)}
+    def _keys_being_computed(self, priority: Priority) -> set[Key]:
+        running = self._of(priority, self.running)
+        return {key for group in running for key in self._next_keys(group)}
 
     def _should_share_later(self, group: Group, being_computed: set[Key]) -> bool:
         """Whether a running row is just computing the block that this group would compute next.
@@ -230,11 +285,10 @@ class Scheduler:
         Then waiting a step or two is cheaper than computing it twice: the `n` choices of one prompt
         start this way.
         """
-        if not being_computed or group.wants_prompt_logprobs:
+        if not being_computed:
             return False
         for row in group.rows:
-            usable = (len(row.tokens) - 1) // self.config.block_size
-            keys = row.prefix_keys(self.config.block_size)[:usable]
+            keys = self._usable_keys(group, row)
             num_cached = len(self.blocks.match(keys))
             if num_cached < len(keys) and keys[num_cached] in being_computed:
                 return True

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from merging.adapter import Adapter, LowRank
 from server.engine import engine as engine_module
-from server.engine.engine import NOT_FINITE, STEP_FAILED
 from server.engine.errors import UnsupportedModelError
+from server.engine.group import FAILED, OVERFLOW
 from server.engine.loading import build_engine
 from server.engine.options import EngineOptions
 from server.engine.slab import Slab
@@ -26,6 +26,7 @@ from tests.server.engine.conftest import (
 )
 from tests.tokenizers import byte_tokenizer
 
+NOT_FINITE = f"the model {OVERFLOW}"
 POISON = 7
 """A token whose embedding is infinite in the `poisoned` bench: whoever reads it gets NaN."""
 
@@ -148,7 +149,7 @@ def test_a_failure_after_the_forward_fails_that_step_only(
         while all(group.finish_reason is None for group in running):
             bench.step()
     bench.run()
-    assert STEP_FAILED in {bench.outputs[group][-1].error for group in running}
+    assert FAILED in {bench.outputs[group][-1].error for group in running}
     assert naive_greedy(bench.merged(bench.empty), random_prompt(6), 12) == waiting.output_tokens
     assert "ZeroDivisionError" in caplog.text
 
@@ -209,14 +210,13 @@ def test_scored_prompts_share_the_limit_of_a_step(tmp_path: Path) -> None:
         bench.add(random_prompt(30, seed), max_tokens=1, prompt_logprobs=0)
     while bench.engine.scheduler.has_work:
         plan = bench.engine.scheduler.schedule()
-        scored = [item for item in plan.work if item.group.wants_prompt_logprobs]
-        assert sum(item.num_tokens for item in scored) <= 10
-        parts = bench.engine._runner.forward(plan.work)
+        assert sum(item.num_logits for item in plan.work if item.group.is_reading) <= 10
+        logits = bench.engine._runner.forward(plan.work)
         bench.engine.scheduler.computed(plan)
-        for part in parts:
-            bench.engine._keep(part)
-        for group in [group for group in bench.engine.scheduler.running if group.is_ready]:
-            bench.engine.scheduler.finish(group)
+        for group in list(bench.engine.scheduler.running):
+            group.take({row: logits[row] for row in group.rows if row in logits})
+            if group.is_ready:
+                bench.engine.scheduler.finish(group)
 
 
 def engine_of(**options: object):  # type: ignore[no-untyped-def]

@@ -8,8 +8,9 @@ from scipy.stats import chisquare
 
 from server.engine.detokenizer import Detokenizer
 from server.engine.group import Group
+from server.engine.reader import token_logprobs
 from server.engine.request import Member, Request, SamplingParams
-from server.engine.sampler import sample, token_logprobs
+from server.engine.sampler import sample
 from tests.server.engine.conftest import Bench
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -3.0])

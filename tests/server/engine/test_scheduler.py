@@ -22,9 +22,25 @@ def make_scheduler(**options: int) -> Scheduler:
 def add(scheduler: Scheduler, *lengths: int, start: int = 0, **sampling: object) -> Group:
     """Queue a group with one row for each length; prompts of different `start` share nothing."""
     members = tuple(Member(tuple(range(start, start + length)), BASE) for length in lengths)
-    params = SamplingParams(**sampling)  # type: ignore[arg-type]
+    return queue(scheduler, members, SamplingParams(**sampling))  # type: ignore[arg-type]
+
+
+def add_background(scheduler: Scheduler, length: int, num_rows: int = 1, start: int = 0) -> Group:
+    """The same in the background, with rows that share nothing."""
+    members = tuple(
+        Member(tuple(range(begin, begin + length)), BASE)
+        for begin in range(start, start + num_rows * length, length)
+    )
+    return queue(scheduler, members, SamplingParams(max_tokens=100), priority="background")
+
+
+def queue(
+    scheduler: Scheduler, members: tuple[Member, ...], params: SamplingParams, **options: object
+) -> Group:
+    """Queue a request."""
     rule = None if len(members) == 1 else (lambda logits: logits[0])
-    group = Group(Request(members, params, rule=rule), Detokenizer(lambda ids: "", (), ()))
+    request = Request(members, params, rule=rule, **options)  # type: ignore[arg-type]
+    group = Group(request, Detokenizer(lambda ids: "", (), ()))
     scheduler.add(group)
     return group
 
@@ -101,7 +117,7 @@ def test_the_youngest_is_preempted_and_comes_back_first() -> None:
     advance(scheduler)
     later = add(scheduler, 3, start=200)
     plans = [advance(scheduler) for _ in range(3)]
-    assert sum(plan.num_preempted for plan in plans) == 1
+    assert [group for plan in plans for group in plan.preempted] == [young]
     assert [old] == scheduler.running
     assert [young, later] == list(scheduler.waiting)
     assert young.num_preemptions == 1
@@ -114,7 +130,7 @@ def test_a_group_is_preempted_whole() -> None:
     old, pair = add(scheduler, 23), add(scheduler, 16, 16, start=100)
     for _ in range(12):
         plan = advance(scheduler)
-        if plan.num_preempted:
+        if plan.preempted:
             break
     assert [old] == scheduler.running
     assert all(not row.block_table and row.num_computed == 0 for row in pair.rows)
@@ -175,3 +191,88 @@ def test_blocks_are_taken_as_tokens_need_them(length: int) -> None:
         advance(scheduler)
         (row,) = group.rows
         assert -(-row.num_computed // 4) == len(row.block_table)
+
+
+def test_background_groups_wait_for_live_ones_that_wait() -> None:
+    """No background group starts while a live one is in the queue, though it would fit."""
+    scheduler = make_scheduler()
+    running, waiting = add(scheduler, 2, 2, 2), add(scheduler, 2, 2, start=50)
+    background = add_background(scheduler, 3, start=100)
+    for _ in range(3):
+        advance(scheduler)
+        assert (scheduler.running, list(scheduler.waiting)) == ([running], [waiting, background])
+    scheduler.finish(running)
+    advance(scheduler)
+    assert background not in scheduler.running
+    advance(scheduler)
+    assert scheduler.running == [waiting, background]
+
+
+def test_background_groups_add_few_tokens_to_live_steps() -> None:
+    """While live groups decode, all background ones together get what idle rows and the limit
+    allow; while one reads its prompt, nothing; alone, everything.
+    """
+    scheduler = make_scheduler(max_rows=8, max_background_tokens=3, num_blocks=60)
+    background = [add_background(scheduler, 20, start=100 * i) for i in range(1, 3)]
+    assert shares(advance(scheduler)) == [(background[0], 8)]
+    live = add(scheduler, 5)
+    assert shares(advance(scheduler)) == [(live, 5)]
+    assert shares(advance(scheduler)) == [(live, 1), (background[0], 3)]
+    crowd = [add(scheduler, 1, start=300 + i) for i in range(6)]
+    assert shares(advance(scheduler)) == [
+        *((group, 1) for group in (live, *crowd)),
+        (background[0], 1),
+    ]
+    for group in (live, *crowd):
+        scheduler.finish(group)
+    assert shares(advance(scheduler)) == [(background[0], 8)]
+
+
+def test_background_groups_give_way() -> None:
+    """A live group that needs their rows or blocks gets them in the step in which it comes, the
+    youngest background group's first.
+    """
+    scheduler = make_scheduler(num_blocks=18, max_step_tokens=64)
+    first, second = (add_background(scheduler, 8, 2, start=100 * i) for i in (1, 2))
+    advance(scheduler)
+    assert scheduler.running == [first, second]
+    live = add(scheduler, 2)
+    assert shares(advance(scheduler)) == [(live, 2)]
+    assert scheduler.running == [first, live]
+    big = add(scheduler, 58, start=300)
+    advance(scheduler)
+    assert scheduler.running == [live, big]
+    assert list(scheduler.waiting) == [first, second]
+
+
+def test_background_groups_never_take_from_live_ones() -> None:
+    """When a background group runs out of blocks it gives up its own, however old it is."""
+    scheduler = make_scheduler(num_blocks=16, max_step_tokens=64)
+    background = add_background(scheduler, 15, start=100)
+    advance(scheduler)
+    live = add(scheduler, 44)
+    for _ in range(14):
+        plan = advance(scheduler)
+        assert live not in plan.preempted
+    assert background.num_preemptions > 0
+    assert live in scheduler.running
+
+
+def test_background_groups_end_when_live_traffic_does() -> None:
+    """However often it was put back, a background group is finished once there is room."""
+    scheduler = make_scheduler(max_rows=4, num_blocks=20, max_step_tokens=16)
+    background = [add_background(scheduler, 20, 2, start=100 * i) for i in (1, 2, 3)]
+    for turn in range(30):
+        live = add(scheduler, 9, 9, 9, start=1000 + 10 * turn)
+        for _ in range(3):
+            advance(scheduler)
+        scheduler.finish(live)
+    done: list[Group] = []
+    for _ in range(100):
+        advance(scheduler)
+        done += [group for group in scheduler.running if len(group.rows[0].tokens) > 24]
+        for group in [group for group in done if group in scheduler.running]:
+            scheduler.finish(group)
+    assert set(background) == set(done)
+    assert not scheduler.has_work
+    scheduler.blocks.check_integrity([])
