@@ -132,7 +132,19 @@ class Metrics:
             AGREEMENT_BUCKETS,
             ("preset", "mode"),
         )
+        self._scored_texts = self._counter(
+            "scored_texts",
+            "Given texts that were scored, by how it ended.",
+            (*REQUEST_LABELS, "outcome"),
+        )
+        self._scored_tokens = self._counter(
+            "scored_tokens", "Tokens of given texts, with what stands before them.", REQUEST_LABELS
+        )
+        self._background_requests = self._counter(
+            "background_requests", "Background requests that ended, by how.", ("outcome",)
+        )
         self._by_preset = (
+            *(self._scored_texts, self._scored_tokens),
             *(self._requests, self._prompt_tokens, self._generation_tokens, self._first_token),
             *(self._inter_token, self._end_to_end, self._queue_time),
             *(self._divergence, self._agreement),
@@ -141,6 +153,9 @@ class Metrics:
     def _define_engine(self) -> None:
         self._running = self._gauge("num_requests_running", "Requests that have rows.")
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a row.")
+        self._background = self._gauge(
+            "num_background_requests", "Background requests that run or wait."
+        )
         self._rows = self._gauge("num_rows_running", "Rows of the last step.")
         self._kv_usage = self._gauge("kv_cache_usage_ratio", "Share of the KV cache in use.")
         self._active_rank = self._gauge(
@@ -207,7 +222,9 @@ class Metrics:
         """A step was computed."""
         self._running.set(stats.num_groups_running)
         self._waiting.set(stats.num_groups_waiting)
-        self._rows.set(stats.num_rows if stats.num_groups_running else 0)
+        self._background.set(stats.num_groups_background)
+        is_busy = stats.num_groups_running + stats.num_groups_background > 0
+        self._rows.set(stats.num_rows if is_busy else 0)
         self._kv_usage.set(stats.kv_cache_usage)
         self._active_rank.set(stats.active_rank)
         self._preemptions.inc(stats.num_preempted)
@@ -218,12 +235,21 @@ class Metrics:
 
     def idle(self) -> None:
         """Nothing runs or waits; the last step may not have told, if what ran was aborted."""
-        for gauge in (self._running, self._waiting, self._rows):
+        for gauge in (self._running, self._waiting, self._background, self._rows):
             gauge.set(0)
 
     def finished(self, stats: RequestStats) -> None:
-        """A request ended."""
+        """A request ended. Scored texts and background requests have latencies that say nothing of
+        what callers who generate wait for, so they are counted apart.
+        """
         labels = (self._preset_label(stats.label), stats.mode, stats.path)
+        if stats.is_scored:
+            self._scored_texts.labels(*labels, stats.outcome).inc()
+            self._scored_tokens.labels(*labels).inc(stats.prompt_tokens)
+        if stats.is_background:
+            self._background_requests.labels(stats.outcome).inc()
+        if stats.is_scored or stats.is_background:
+            return
         self._requests.labels(*labels, stats.outcome).inc()
         self._prompt_tokens.labels(*labels).inc(stats.prompt_tokens)
         self._generation_tokens.labels(*labels).inc(stats.generation_tokens)

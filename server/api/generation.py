@@ -20,6 +20,7 @@ from server.engine.request import (
     SamplingParams,
     TokenLogprobs,
 )
+from server.errors import InvalidRequestError
 from server.presets.served import Served
 
 
@@ -163,6 +164,12 @@ def _requests(
     """The choices of one prompt: one seed, told apart by their number."""
     seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
     seeded = dataclasses.replace(sampling, seed=seed)
+    if sampling.prompt_logprobs is not None and prompt.own:
+        raise InvalidRequestError(
+            f"echo with logprobs: the member {next(iter(prompt.own))!r} reads a prompt of its own, "
+            "so the ensemble predicts no other prompt",
+            param="echo",
+        )
     members = engine_members(served, prompt)
     rule, draw_rule = compile_rules(served, sampling.temperature)
     return [

@@ -70,10 +70,11 @@ def _of_member(token: TokenLogprobs, index: int) -> TokenLogprobs:
 
 
 def _logprob(token: TokenLogprobs) -> float | None:
-    return None if token.logprob is None else _finite(token.logprob)
+    return None if token.logprob is None else finite(token.logprob)
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """A log-probability as JSON can have it."""
     return max(logprob, LOWEST)
 
 
@@ -84,7 +85,7 @@ def _alternatives(token: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float
     found: dict[str, float] = {}
     for token_id, logprob in (*token.top, (token.token_id, token.logprob)):
         text = tokenizer.token_text(token_id)
-        found[text] = max(_finite(logprob), found.get(text, LOWEST))
+        found[text] = max(finite(logprob), found.get(text, LOWEST))
     return found
 
 
@@ -100,14 +101,14 @@ def _entry(token: TokenLogprobs, tokenizer: Tokenizer, members: Sequence[str]) -
     assert token.logprob is not None, "only a prompt's first token has no log-probability"
     entry = TokenLogprob(
         token=tokenizer.token_text(token.token_id),
-        logprob=_finite(token.logprob),
+        logprob=finite(token.logprob),
         bytes=list(tokenizer.token_bytes(token.token_id)),
         top_logprobs=_top(token, tokenizer),
     )
     if members:
         entry.members = {
             name: MemberLogprob(
-                logprob=_finite(own.logprob or 0.0), top_logprobs=_top(own, tokenizer)
+                logprob=finite(own.logprob or 0.0), top_logprobs=_top(own, tokenizer)
             )
             for name, own in zip(members, token.members, strict=True)
         }
@@ -118,7 +119,7 @@ def _top(token: TokenLogprobs, tokenizer: Tokenizer) -> list[TopLogprob]:
     return [
         TopLogprob(
             token=tokenizer.token_text(token_id),
-            logprob=_finite(logprob),
+            logprob=finite(logprob),
             bytes=list(tokenizer.token_bytes(token_id)),
         )
         for token_id, logprob in token.top

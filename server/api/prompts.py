@@ -40,6 +40,16 @@ async def encode_prompts(
 
     A member with a prompt of its own reads that instead of each of them.
     """
+    own = own_prompts(members)
+    if sum(len(prompt) for prompt in (*prompts, *own.values())) <= SHORT_TEXT:
+        return tuple(_encode(prompts, own, tokenizer))
+    return await run_in_threadpool(lambda: tuple(_encode(prompts, own, tokenizer)))
+
+
+def own_prompts(members: Sequence[ServedMember]) -> dict[str, str]:
+    """The prompts of members that have one of their own, by name; InvalidRequestError where one has
+    a system prompt, which only conversations have.
+    """
     for member in members:
         if member.system is not None:
             raise InvalidRequestError(
@@ -47,10 +57,7 @@ async def encode_prompts(
                 "conversations have system prompts: use /v1/chat/completions, or give it a prompt",
                 param="prompt",
             )
-    own = {member.name: member.prompt for member in members if member.prompt is not None}
-    if sum(len(prompt) for prompt in (*prompts, *own.values())) <= SHORT_TEXT:
-        return tuple(_encode(prompts, own, tokenizer))
-    return await run_in_threadpool(lambda: tuple(_encode(prompts, own, tokenizer)))
+    return {member.name: member.prompt for member in members if member.prompt is not None}
 
 
 def _encode(

@@ -162,6 +162,24 @@ class Answer(BaseModel):
     mergeserve: Provenance | None = None
 
 
+def provenance(served: Served) -> Provenance:
+    """What a request that is pinned to `served` is answered by."""
+    made_by = Provenance(
+        preset=served.preset,
+        revision=served.revision,
+        digest=served.digest,
+        mode=served.mode,
+        path=served.path,
+    )
+    if served.combination is not None:
+        made_by.rule = served.combination.rule
+    if not served.is_exact:
+        made_by.twin = "approximate"
+    if served.weights is not None:
+        made_by.weights = dict(served.weights)
+    return made_by
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """What all the chunks of an answer have in common."""
@@ -178,21 +196,7 @@ class Envelope:
     @property
     def provenance(self) -> Provenance:
         """What produces the answer."""
-        served = self.served
-        provenance = Provenance(
-            preset=served.preset,
-            revision=served.revision,
-            digest=served.digest,
-            mode=served.mode,
-            path=served.path,
-        )
-        if served.combination is not None:
-            provenance.rule = served.combination.rule
-        if not served.is_exact:
-            provenance.twin = "approximate"
-        if served.weights is not None:
-            provenance.weights = dict(served.weights)
-        return provenance
+        return provenance(self.served)
 
     def wrap(self, kind: str, choices: Sequence[Choice]) -> Answer:
         """An answer with these choices; usage and provenance are left to the caller."""

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 class Stream:
     """The outputs of one request. It ends after the output that has a finish reason."""
 
-    def __init__(self, cancel: Callable[["Stream"], None]) -> None:
+    def __init__(self, cancel: Callable[["Stream"], None], *, is_background: bool = False) -> None:
+        self.is_background = is_background
         self._outputs: asyncio.Queue[Output] = asyncio.Queue()
         self._cancel = cancel
         self.finished = False
@@ -75,6 +76,11 @@ class AsyncEngine:
         """Requests that have not ended."""
         return len(self._open)
 
+    @property
+    def num_background(self) -> int:
+        """Those of them that are of background priority."""
+        return sum(stream.is_background for stream in self._open)
+
     def start(self) -> None:
         """Start the thread; outputs are delivered to the running event loop."""
         self._loop = asyncio.get_running_loop()
@@ -91,7 +97,10 @@ class AsyncEngine:
         for request in requests:
             check_request(request, self.config)
         self._check_queue(requests)
-        streams = [Stream(self._cancel) for _ in requests]
+        streams = [
+            Stream(self._cancel, is_background=request.priority == "background")
+            for request in requests
+        ]
         self._open.update(streams)
         self._idle.clear()
         for stream, request in zip(streams, requests, strict=True):
@@ -115,18 +124,24 @@ class AsyncEngine:
 
     def _check_queue(self, requests: Sequence[Request]) -> None:
         """Refuse what would make more than `max_queued` requests wait beside those that fill the
-        rows.
+        rows. Live and background requests are counted apart: neither takes the other's places.
         """
         limit = self.config.max_rows + self.config.max_queued
         if len(requests) > limit:
             raise InvalidRequestError(
                 f"{len(requests)} prompts and choices in one request; this server takes {limit}"
             )
-        if self.num_open + len(requests) > limit:
-            raise QueueFullError(
-                f"{self.num_open} requests are open and at most {self.config.max_queued} may wait; "
-                "try again later, or raise --max-queued"
-            )
+        num_background = sum(request.priority == "background" for request in requests)
+        num_live = self.num_open - self.num_background
+        for what, num_open, num_new in (
+            ("requests", num_live, len(requests) - num_background),
+            ("background requests", self.num_background, num_background),
+        ):
+            if num_new > 0 and num_open + num_new > limit:
+                raise QueueFullError(
+                    f"{num_open} {what} are open and at most {self.config.max_queued} may wait; "
+                    "try again later, or raise --max-queued"
+                )
 
     def _cancel(self, stream: Stream) -> None:
         self._close(stream)

@@ -118,13 +118,15 @@ class Engine:
 
     def _observe(self, plan: StepPlan, seconds: float) -> None:
         if self.observer is not None:
+            running, waiting = self.scheduler.running, self.scheduler.waiting
             self.observer.step(
                 StepStats(
                     seconds=seconds,
                     num_rows=len(plan.work),
                     num_tokens=plan.num_tokens,
-                    num_groups_running=len(self.scheduler.running),
-                    num_groups_waiting=len(self.scheduler.waiting),
+                    num_groups_running=sum(not group.is_background for group in running),
+                    num_groups_waiting=sum(not group.is_background for group in waiting),
+                    num_groups_background=sum(g.is_background for g in (*running, *waiting)),
                     kv_cache_usage=self.scheduler.blocks.usage,
                     num_preempted=len(plan.preempted),
                     prefix_queries=plan.prefix_queries,

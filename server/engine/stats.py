@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class StepStats:
     """One step. `prefix_queries` and `prefix_hits` are tokens of newly started rows;
-    `kv_cache_usage` is from 0 to 1.
+    `kv_cache_usage` is from 0 to 1. `num_groups_background` counts running and waiting ones, which
+    the two numbers before it do not.
     """
 
     seconds: float
@@ -21,6 +22,7 @@ class StepStats:
     num_tokens: int
     num_groups_running: int
     num_groups_waiting: int
+    num_groups_background: int
     kv_cache_usage: float
     num_preempted: int
     prefix_queries: int
@@ -31,7 +33,8 @@ class StepStats:
 @dataclass(frozen=True, slots=True)
 class RequestStats:
     """One request that has ended. `outcome` is `stop`, `length`, `error` or `abort`; times are in
-    seconds. `disagreements` are of an ensemble's rows.
+    seconds. `disagreements` are of an ensemble's rows. `is_scored` says that it was given a text to
+    read.
     """
 
     label: str
@@ -45,6 +48,8 @@ class RequestStats:
     inter_token_seconds: tuple[float, ...]
     e2e_seconds: float
     disagreements: tuple[Disagreement, ...] = ()
+    is_scored: bool = False
+    is_background: bool = False
 
     @classmethod
     def of(cls, group: "Group") -> "RequestStats":
@@ -63,6 +68,8 @@ class RequestStats:
             inter_token_seconds=tuple(timing.inter_token),
             e2e_seconds=now - timing.arrived,
             disagreements=tuple(group.disagreements),
+            is_scored=group.request.reader is not None,
+            is_background=group.is_background,
         )
 
 

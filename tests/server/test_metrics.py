@@ -1,6 +1,7 @@
 """Metrics: names, labels, and what is counted."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ STEP = StepStats(
     num_tokens=40,
     num_groups_running=3,
     num_groups_waiting=2,
+    num_groups_background=1,
     kv_cache_usage=0.25,
     num_preempted=1,
     prefix_queries=64,
@@ -174,3 +176,21 @@ def test_variants() -> None:
         "mergeserve_variant_cold_hits_total 1.0",
     ):
         assert line in text
+
+
+def test_scored_and_background_requests_are_counted_apart(metrics: Metrics) -> None:
+    """Their latencies would say nothing of what callers who generate wait for."""
+    scored = replace(ended(), is_scored=True, outcome="length")
+    metrics.finished(scored)
+    metrics.finished(replace(scored, is_background=True))
+    metrics.finished(replace(ended(), is_background=True))
+    labels = {"preset": "tutor", "mode": "merge", "path": "blend"}
+    assert value(metrics, "scored_texts_total", **labels, outcome="length") == 2
+    assert value(metrics, "scored_tokens_total", **labels) == 20
+    assert value(metrics, "background_requests_total", outcome="stop") == 1
+    assert value(metrics, "requests_total", **labels, outcome="stop") is None
+    assert value(metrics, "e2e_request_latency_seconds_count", **labels) is None
+    metrics.step(STEP)
+    assert value(metrics, "num_background_requests") == 1
+    metrics.idle()
+    assert value(metrics, "num_background_requests") == 0

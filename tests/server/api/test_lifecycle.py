@@ -191,7 +191,7 @@ def test_requests_are_counted_by_route(api: Harness) -> None:
 
 def test_idle_server_runs_nothing(api: Harness) -> None:
     """When nothing is open the gauges say so, even if no step has told."""
-    api.app.state.metrics.step(StepStats(0.1, 2, 2, 2, 1, 0.5, 0, 0, 0, 0))
+    api.app.state.metrics.step(StepStats(0.1, 2, 2, 2, 1, 0, 0.5, 0, 0, 0, 0))
     assert "mergeserve_num_requests_running 0.0" in api.get("/metrics").text
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -113,6 +114,27 @@ def test_a_full_queue_refuses_all_or_none(tmp_path) -> None:  # type: ignore[no-
             assert outputs[-1].finish_reason == "length"
         with pytest.raises(InvalidRequestError, match="5 prompts"):
             engine.submit([request(bench) for _ in range(5)])
+
+    with_engine(bench, body)
+
+
+def test_background_requests_take_no_live_places(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """A queue full of background requests refuses more of them, and no live ones; all finish."""
+    from tests.server.engine.conftest import make_bench
+
+    bench = make_bench(tmp_path, max_rows=2, max_queued=2)
+
+    async def body(engine: AsyncEngine) -> None:
+        slow = [replace(request(bench, max_tokens=40), priority="background") for _ in range(4)]
+        streams = engine.submit(slow)
+        assert (engine.num_open, engine.num_background) == (4, 4)
+        with pytest.raises(QueueFullError, match="background"):
+            engine.submit(slow[:1])
+        streams += engine.submit([request(bench, max_tokens=5) for _ in range(4)])
+        with pytest.raises(QueueFullError, match="4 requests"):
+            engine.submit([request(bench)])
+        results = await asyncio.gather(*map(read, streams))
+        assert [len(tokens(outputs)) for outputs in results] == [40] * 4 + [5] * 4
 
     with_engine(bench, body)
 
