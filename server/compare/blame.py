@@ -25,10 +25,12 @@ def find_blame(findings: Findings) -> Blame | None:
     ]
     if not effects:
         return None
+    reference = findings.terms.reference
+    blamed = sorted({effect.candidate for effect in effects}, key=lambda of: of == reference)
     sentences = (
         sentence
         for tag, _ in groups
-        for candidate in range(len(findings.candidates))
+        for candidate in blamed  # the reference last
         if (sentence := _sentence(findings, effects, tag, candidate))
     )
     return Blame(tuple(effects), tuple(sentences))
