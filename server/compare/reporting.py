@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from server.compare.blame import find_blame
+from server.compare.candidate import Candidate
 from server.compare.costs import cost, cost_ratio
 from server.compare.details import prompt_report
 from server.compare.findings import Findings
@@ -28,7 +29,7 @@ def make_report(
     candidates = tuple(
         _candidate(findings, measures, specialists, costs, index) for index in range(len(costs))
     )
-    subject = find_subject(findings)
+    subject = find_subject(findings.candidates, terms.reference)
     versus = candidates[subject].versus
     scorers = (case.scorer.name for case in findings.cases if case.scorer is not None)
     margin = USUAL_MARGIN[measures.basis] if terms.margin is None else terms.margin
@@ -60,14 +61,13 @@ def make_report(
     )
 
 
-def find_subject(findings: Findings) -> int:
+def find_subject(candidates: Sequence[Candidate], reference: int) -> int:
     """The candidate that the verdict is about: the merge, else the first one beside the reference.
 
     A comparison of one candidate is about that one.
     """
-    reference = findings.terms.reference
-    others = [index for index in range(len(findings.candidates)) if index != reference]
-    merges = [index for index in others if findings.candidates[index].role == "merge"]
+    others = [index for index in range(len(candidates)) if index != reference]
+    merges = [index for index in others if candidates[index].role == "merge"]
     return [*merges, *others, reference][0]
 
 
