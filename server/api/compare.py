@@ -81,7 +81,7 @@ async def _prepare(service: Service, body: CompareBody) -> Comparison:
         max_tokens=body.max_tokens,
     )
     await explain(service, lineup, find_subject(lineup.candidates, lineup.reference), body)
-    voices = VoiceMaker(inputs, body.temperature or 0.0)
+    voices = VoiceMaker(service, inputs, body.temperature or 0.0, lineup.by_prompt)
     sampling = await check_room(service, body, lineup, cases, inputs)
     job = Job(terms, cases, lineup.candidates, lineup.probes, sampling)
     model = body.model or lineup.candidates[lineup.reference].served.model

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from server.api.compare_schemas import CompareBody
+from server.api.compare_voices import ByPrompt
 from server.api.service import Service
 from server.compare.candidate import Candidate, Probe, Role
 from server.errors import (
@@ -51,6 +52,7 @@ class Lineup:
     candidates: list[Candidate]
     reference: int
     probes: list[Probe] = field(default_factory=list)
+    by_prompt: list[ByPrompt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -108,13 +110,29 @@ async def _named(service: Service, body: CompareBody) -> Lineup:
     for index, (item, name) in enumerate(zip(body.candidates, names, strict=True)):
         overrides = None if item.mergeserve is None else item.mergeserve.overrides()
         try:
-            served = await service.resolve(item.model, overrides)
+            served = await _resolve(service, lineup, item.model, overrides)
         except ServiceError as error:
             error.message = f"candidates[{index}]: {error.message}"
             error.param = f"candidates[{index}]"
             raise
         lineup.candidates.append(Candidate(name, _role(service, served), served))
     return lineup
+
+
+async def _resolve(
+    service: Service, lineup: Lineup, model: str, overrides: Overrides | None
+) -> Served:
+    """What a candidate is pinned to. Where each prompt chooses the weights, what it would be
+    without that stands for it, at the same revision.
+    """
+    if overrides is None or overrides.auto is None:
+        return await service.resolve(model, overrides)
+    plain = dataclasses.replace(overrides, auto=None, weights_temperature=None)
+    served = await service.resolve(model, plain)
+    if served.preset is not None:
+        model, overrides = f"{served.label}:{served.mode}", dataclasses.replace(overrides, mode=None)
+    lineup.by_prompt.append(ByPrompt(served, model, overrides))
+    return served
 
 
 async def _of_preset(service: Service, model: str) -> Lineup:
@@ -138,7 +156,7 @@ async def _of_preset(service: Service, model: str) -> Lineup:
     lineup = Lineup([], 0)
     for wanted in _parts(service, record):
         try:
-            found = await service.resolve(wanted.model, wanted.overrides)
+            found = await _resolve(service, lineup, wanted.model, wanted.overrides)
         except NOT_SERVED as error:
             lineup.notes.append(f"{wanted.name} is not compared: {error.message}")
         else:

@@ -23,7 +23,8 @@ from server.compare.text_reader import TextReader
 from server.engine.async_engine import Stream
 from server.engine.config import EngineConfig
 from server.engine.request import FinishReason, Member, Output, Request, SamplingParams
-from server.errors import QueueFullError, UnprocessableError
+from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
+from server.presets.served import Served
 
 QUEUE_PAUSE = 0.2
 """Seconds until a full queue is tried again: a comparison waits where a live request is refused."""
@@ -184,9 +185,12 @@ class Run:
 
     async def _generate(self, case: Case, candidate: int) -> Answer:
         served = self.job.candidates[candidate].served
+        started, first, text = time.monotonic(), None, ""
         try:
-            voice = await self.voices(served, case)
-        except UnprocessableError as error:  # such as a prompt that is impossible to every source
+            voice = await self._voice(served, case)
+        except UnavailableError:
+            raise
+        except ServiceError as error:  # such as a prompt that is impossible to every source
             return Answer(error=error.message)
         seed = (self.job.sampling.seed or 0) + case.index
         request = Request(
@@ -199,7 +203,6 @@ class Run:
             path=served.path,
             mode=served.mode,
         )
-        started, first, text = time.monotonic(), None, ""
         tokens: list[int] = []
         async for output in self._stream(request):
             if output.finish_reason == "error":
@@ -245,7 +248,7 @@ class Run:
 
     async def _read(self, case: Case, text: tuple[int, ...], plan: TextPlan) -> None:
         served: list[Candidate | Probe] = [*self.job.candidates, *self.job.probes]
-        voices = {n: await self.voices(served[n].served, case) for n in sorted(plan.voices)}
+        voices = {n: await self._voice(served[n].served, case) for n in sorted(plan.voices)}
         members, listeners = union(voices)
         reader = TextReader(text, listeners, sorted(plan.pairs), frozenset(plan.shown))
         request = Request(
@@ -268,6 +271,14 @@ class Run:
             self._errors.append(f"prompt {case.index}: {name} could not read a text: {error}")
 
     # Both
+
+    async def _voice(self, served: Served, case: Case) -> Voice:
+        """A voice; weights that the prompt chooses take a place in the engine's queue."""
+        while True:
+            try:
+                return await self.voices(served, case)
+            except QueueFullError:
+                await asyncio.sleep(QUEUE_PAUSE)
 
     async def _stream(self, request: Request) -> AsyncIterator[Output]:
         """The outputs of a request; it is cancelled when nobody listens any more."""
