@@ -90,6 +90,11 @@ class SamplingBody(Body):
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
 
+    @property
+    def members_top_k(self) -> int | None:
+        """How many alternatives of each member of an ensemble to report; None for nothing."""
+        return None
+
 
 class GenerationBody(SamplingBody):
     """What `/v1/completions` and `/v1/chat/completions` have in common. None: not given."""
