@@ -130,7 +130,8 @@ async def _resolve(
     plain = dataclasses.replace(overrides, auto=None, weights_temperature=None)
     served = await service.resolve(model, plain)
     if served.preset is not None:
-        model, overrides = f"{served.label}:{served.mode}", dataclasses.replace(overrides, mode=None)
+        model = f"{served.label}:{served.mode}"
+        overrides = dataclasses.replace(overrides, mode=None)
     lineup.by_prompt.append(ByPrompt(served, model, overrides))
     return served
 

@@ -178,11 +178,18 @@ def _bars(histogram: Histogram) -> list[_Bar]:
                 y=BAR_BASE - height,
                 width=BAR_WIDTH,
                 height=height,
-                edge=f"{low:g}".replace("0.", ".").replace("e-0", "e-"),
+                edge=_edge(low),
                 label=f"{low:g} to {high:g}: {count} of {total} positions",
             )
         )
     return bars
+
+
+def _edge(value: float) -> str:
+    """Few characters: a bar is narrow."""
+    if 0 < value < 0.01:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:g}".replace("0.", ".")
 
 
 def _tables(report: Report) -> list[_Table]:

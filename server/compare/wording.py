@@ -57,8 +57,8 @@ def kibibytes(num_bytes: float) -> str:
 
 
 HEADER = (
-    "candidate", "score %", "retention %", "loss", "Mean KLD", "JS", "Same top p %",
-    "same answers %", "tokens/s", "first token ms", "KV KiB", "forwards/token", "verdict",
+    "candidate", "verdict", "score %", "retention %", "loss", "Mean KLD", "JS", "Same top p %",
+    "same answers %", "tokens/s", "first token ms", "KV KiB", "forwards/token",
 )  # fmt: skip
 
 
@@ -79,6 +79,7 @@ def main_row(report: Report, candidate: CandidateReport) -> list[str]:
     same = None if versus is None or versus.same_answers is None else 100 * versus.same_answers
     return [
         candidate.name,
+        verdict,
         percent(summary.score),
         percent(summary.retention),
         nats(summary.loss),
@@ -90,7 +91,6 @@ def main_row(report: Report, candidate: CandidateReport) -> list[str]:
         milliseconds(cost.seconds_to_first_token),
         kibibytes(cost.kv_bytes),
         number(cost.forwards_per_token, 1),
-        verdict,
     ]
 
 

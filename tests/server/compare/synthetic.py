@@ -12,6 +12,7 @@ from server.compare.answer import Answer
 from server.compare.candidate import Candidate, Probe, Role
 from server.compare.case import Case
 from server.compare.findings import Findings, Terms
+from server.compare.reading import Reading
 from server.compare.text_reader import Listener, TextReader
 from server.presets.sampling_defaults import SamplingDefaults
 from server.presets.served import Served, ServedMember
@@ -103,7 +104,7 @@ def plant(
         answers=answers,
         readings=[
             {
-                text: read(text, noises, seed=seed + 1000 * case.index)
+                text: read(text, noises, len(candidates), seed=seed + 1000 * case.index)
                 for text in {case.reference_ids, *(a.token_ids for a in row)} - {()}
                 if readings
             }
@@ -116,8 +117,11 @@ def plant(
     )
 
 
-def read(text: Sequence[int], noises: Sequence[float], seed: int = 0):
-    """The reading of a text by voices whose logits are the same but for noise, in two chunks."""
+def read(text: Sequence[int], noises: Sequence[float], num_candidates: int, seed: int) -> Reading:
+    """The reading of a text by voices whose logits are the same but for noise, in two chunks.
+
+    Everybody is compared with the first candidate, and all with each probe.
+    """
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 2, (len(text), VOCAB_SIZE))
     truth[np.arange(len(text)), list(text)] += 4  # the text is likely
@@ -127,7 +131,7 @@ def read(text: Sequence[int], noises: Sequence[float], seed: int = 0):
     reader = TextReader(
         text,
         {voice: Listener((voice,)) for voice in voices},
-        [(p, q) for p in voices for q in voices if p != q],
+        [(p, q) for p in (0, *voices[num_candidates:]) for q in voices if p != q],
         frozenset(voices),
     )
     half = len(text) // 2

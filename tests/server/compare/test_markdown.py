@@ -33,9 +33,14 @@ def test_the_verdict_comes_first() -> None:
     lines = to_markdown(report).splitlines()
     assert report.verdict is not None
     assert lines[0] == f"**{escaped(report.verdict.sentence)}**"
-    assert lines[2].startswith("60 prompts, at most 64 tokens each, 8 at a time; judged by right")
+    assert lines[2].startswith("30 prompts, at most 64 tokens each, 8 at a time; judged by right")
     header = cells(lines[4])
-    assert [name.strip() for name in header[:4]] == ["candidate", "score %", "retention %", "loss"]
+    assert [name.strip() for name in header[:4]] == [
+        "candidate",
+        "verdict",
+        "score %",
+        "retention %",
+    ]
     assert [cells(line)[0].strip() for line in lines[6:12]] == [
         candidate.name for candidate in report.candidates
     ]

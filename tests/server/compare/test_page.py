@@ -1,8 +1,11 @@
 """The page stands alone, shows what was found, and lets nothing of a model's output act."""
 
+import base64
 import dataclasses
+import hashlib
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -45,6 +48,7 @@ class Page(HTMLParser):
         return "".join(data for tag, data in self.texts if tag not in ("script", "style"))
 
 
+@cache
 def evil_report() -> Report:
     """Every string that comes from outside is hostile."""
     findings = plant(
@@ -57,6 +61,7 @@ def evil_report() -> Report:
     return make_report(hostile, lambda token_id: EVIL, notes=[EVIL])
 
 
+@cache
 def ordinary_report() -> Report:
     findings = plant(
         [
@@ -68,7 +73,7 @@ def ordinary_report() -> Report:
             Planted("tutor@6", "previous", {"sql": 0.6, "json": 0.5}, 0.9),
         ],
         tags=("sql", "json"),
-        num_cases=60,
+        num_cases=30,
         probes=[
             PlantedProbe("twin", 4, 0.3),
             PlantedProbe("without", 4, 0.2, "sql"),
@@ -89,7 +94,7 @@ def test_what_models_write_does_nothing() -> None:
     handlers = [n for _, attributes in page.elements for n in attributes if n.startswith("on")]
     assert handlers == []
     assert EVIL.replace("\u2028", "") in page.text().replace("\u2028", "")
-    assert "49" not in re.sub(r"\d{3,}", "", page.text().partition("{{7*7}}")[0][-5:])
+    assert "{{7*7}}" in page.text()
 
 
 def test_hostile_tokens_survive_as_data() -> None:
@@ -120,9 +125,6 @@ def test_nothing_is_fetched(make) -> None:
 
 def test_the_policy_lets_the_pages_own_script_and_style_run() -> None:
     """The digests are those of what stands between the tags, to the byte."""
-    import base64
-    import hashlib
-
     html = to_html(ordinary_report())
     for tag in ("style", "script"):
         content = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
