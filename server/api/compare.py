@@ -59,7 +59,7 @@ async def compare(
     body: Annotated[CompareBody, Depends(json_body(CompareBody))],
 ) -> Response:
     """Compare candidates on prompts. A client that goes away ends the comparison."""
-    comparison = await _prepare(service, body)
+    comparison = await prepare(service, body)
     if body.stream:
         return await _stream(request, comparison)
     await unless_disconnected(request.receive, comparison.run.finish())
@@ -67,7 +67,7 @@ async def compare(
     return Response(content, media_type="application/json")
 
 
-async def _prepare(service: Service, body: CompareBody) -> Comparison:
+async def prepare(service: Service, body: CompareBody) -> Comparison:
     """Everything that can be wrong with a comparison is found here, before anything runs."""
     inputs = Inputs(body.prompts, body.messages, service.tokenizer)
     lineup = await line_up(service, body)

@@ -168,12 +168,12 @@ class Run:
         candidates = range(len(self.job.candidates))
         self._note("answers", len(self.job.cases) * len(candidates), 0)
         if len(self.job.cases) == 1:
-            await _at_once([partial(self._answer, 0, c) for c in candidates], len(candidates))
+            await at_once([partial(self._answer, 0, c) for c in candidates], len(candidates))
             return
         for candidate in candidates:
             started = time.monotonic()
             work = [partial(self._answer, case.index, candidate) for case in self.job.cases]
-            await _at_once(work, self.job.terms.concurrency)
+            await at_once(work, self.job.terms.concurrency)
             self._walls[candidate] = time.monotonic() - started
 
     async def _answer(self, case: int, candidate: int) -> None:
@@ -244,7 +244,7 @@ class Run:
             await self._read(case, text, plan)
             self._note("readings", len(plans))
 
-        await _at_once([partial(read, *item) for item in plans], NUM_READINGS)
+        await at_once([partial(read, *item) for item in plans], NUM_READINGS)
 
     async def _read(self, case: Case, text: tuple[int, ...], plan: TextPlan) -> None:
         served: list[Candidate | Probe] = [*self.job.candidates, *self.job.probes]
@@ -299,7 +299,7 @@ class Run:
         self._events.put_nowait(Progress(phase, self._done[phase], total))
 
 
-async def _at_once(work: Sequence[Callable[[], Awaitable[None]]], limit: int) -> None:
+async def at_once(work: Sequence[Callable[[], Awaitable[None]]], limit: int) -> None:
     """Do all of it, at most `limit` at the same time. The first error ends the rest, and is
     raised.
     """

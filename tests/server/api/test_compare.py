@@ -8,7 +8,7 @@ import re
 import httpx
 import pytest
 
-from server.api.compare import _prepare
+from server.api.compare import prepare
 from server.api.compare_schemas import CompareBody
 from server.engine.request import Output, Request
 from server.errors import QueueFullError
@@ -442,7 +442,7 @@ def test_cancelled_while_it_waits_for_the_queue(api: Harness) -> None:
 
     async def give_up() -> None:
         body = CompareBody.model_validate({"prompts": ["a"], **PAIR})
-        comparison = await _prepare(service, body)
+        comparison = await prepare(service, body)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(comparison.run.finish(), 0.1)
         assert comparison.run._working is not None
