@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from server.commands.arguments import add_settings
+from server.commands.compare_arguments import add_compare_command
 from server.commands.offline_arguments import add_offline_commands
 from server.commands.presets_arguments import add_presets_commands
 
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(serve)
     add_offline_commands(commands)
     add_presets_commands(commands)
+    add_compare_command(commands)
     return parser
 
 

@@ -13,7 +13,16 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from merging.trim_cache import TrimCache
-from server.api import health, loglikelihood, methods, openai, presets, sources, tokenization
+from server.api import (
+    compare,
+    health,
+    loglikelihood,
+    methods,
+    openai,
+    presets,
+    sources,
+    tokenization,
+)
 from server.api.access_log import AccessLog
 from server.api.auth import Authentication, KeyRing
 from server.api.errors import (
@@ -177,7 +186,8 @@ def create_app(settings: Settings, *, load: Loader = load_service) -> FastAPI:
     )
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
-    for module in (openai, loglikelihood, tokenization, presets, sources, methods, health):
+    routes = (openai, loglikelihood, compare, tokenization, presets, sources, methods, health)
+    for module in routes:
         app.include_router(module.router)
     return app
 

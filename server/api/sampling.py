@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
-from server.api.schemas import ChatBody, CompletionBody, GenerationBody
+from server.api.schemas import ChatBody, CompletionBody, SamplingBody
 from server.engine.request import SamplingParams
 from server.errors import InvalidRequestError
 from server.presets.sampling_defaults import SamplingDefaults
@@ -48,6 +48,15 @@ def chat_sampling(body: ChatBody, defaults: SamplingDefaults, limits: Limits) ->
     return _sampling(body, defaults, limits, max_tokens, logprobs, None)
 
 
+def comparison_sampling(body: SamplingBody, max_tokens: int, limits: Limits) -> SamplingParams:
+    """Sampling parameters of every candidate of a comparison: the same for all, so that presets'
+    defaults do not count; greedy where the request says nothing, and under a seed.
+    """
+    greedy = SamplingDefaults(temperature=0.0, seed=0)
+    wanted = _token_limit(max_tokens, "max_tokens", max_tokens, limits)
+    return _sampling(body, greedy, limits, wanted, None, None)
+
+
 def _token_limit(given: int | None, name: str, wanted: int, limits: Limits) -> int:
     """Tokens to generate; more than the context holds is an error if the caller asked for it."""
     room = limits.max_model_len - limits.prompt_len
@@ -70,7 +79,7 @@ def _token_limit(given: int | None, name: str, wanted: int, limits: Limits) -> i
 
 
 def _sampling(
-    body: GenerationBody,
+    body: SamplingBody,
     defaults: SamplingDefaults,
     limits: Limits,
     max_tokens: int,

@@ -73,18 +73,13 @@ class Extension(Body):
         )
 
 
-class GenerationBody(Body):
-    """What `/v1/completions` and `/v1/chat/completions` have in common. None: not given."""
+class SamplingBody(Body):
+    """How tokens are drawn. None: not given."""
 
-    model: Annotated[str, Field(min_length=1, max_length=512)]
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     stop: StopStrings | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -94,6 +89,21 @@ class GenerationBody(Body):
     logit_bias: dict[TokenId, Bias] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
+
+    @property
+    def members_top_k(self) -> int | None:
+        """How many alternatives of each member of an ensemble to report; None for nothing."""
+        return None
+
+
+class GenerationBody(SamplingBody):
+    """What `/v1/completions` and `/v1/chat/completions` have in common. None: not given."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
     user: str | None = None
     mergeserve: Extension | None = None
 

@@ -14,6 +14,7 @@ from ensemble.errors import StatisticsError
 from server.api.prompts import EncodedPrompt
 from server.api.source_scores import score_sources
 from server.engine.async_engine import AsyncEngine
+from server.engine.request import Priority
 from server.engine.tokenizer import Tokenizer
 from server.errors import InvalidRequestError
 from server.presets.catalog import Catalog
@@ -65,11 +66,19 @@ class Service:
             future = await run_in_threadpool(begin, model, overrides)
         return await self._wait(future, model)
 
-    async def resolve_for(self, model: str, overrides: Overrides, prompt: EncodedPrompt) -> Served:
+    async def resolve_for(
+        self,
+        model: str,
+        overrides: Overrides,
+        prompt: EncodedPrompt,
+        priority: Priority = "live",
+    ) -> Served:
         """The same with weights that are chosen by the prompt: its likelihood under each source."""
         begin = self.catalog.begin_weighing
         weighing = await self._wait(await run_in_threadpool(begin, model, overrides), model)
-        scores = await score_sources(self.engine, weighing.sources, prompt, self.request_timeout)
+        scores = await score_sources(
+            self.engine, weighing.sources, prompt, self.request_timeout, priority
+        )
         try:
             weights = weighing.weights(scores)
         except StatisticsError as error:

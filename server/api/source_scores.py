@@ -7,7 +7,7 @@ from ensemble.source_weights import mean_log_likelihood
 from server.api.errors import EngineFailedError, RequestTimeoutError
 from server.api.prompts import EncodedPrompt
 from server.engine.async_engine import AsyncEngine, Stream
-from server.engine.request import Member, Request, SamplingParams
+from server.engine.request import Member, Priority, Request, SamplingParams
 from server.presets.served import ServedMember
 
 
@@ -16,6 +16,7 @@ async def score_sources(
     sources: Sequence[ServedMember],
     prompt: EncodedPrompt,
     timeout: float | None,
+    priority: Priority = "live",
 ) -> dict[str, float]:
     """The mean log-likelihood of the prompt's tokens under each source, in nats per token.
 
@@ -24,7 +25,12 @@ async def score_sources(
     """
     sampling = SamplingParams(max_tokens=0, prompt_logprobs=0)
     requests = [
-        Request((Member(prompt.token_ids, source.weights, source.name),), sampling, path="scoring")
+        Request(
+            (Member(prompt.token_ids, source.weights, source.name),),
+            sampling,
+            priority=priority,
+            path="scoring",
+        )
         for source in sources
     ]
     streams = engine.submit(requests)

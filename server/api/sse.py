@@ -14,7 +14,12 @@ DONE = b"data: [DONE]\n\n"
 
 def frame(model: BaseModel) -> bytes:
     """One event."""
-    return b"data: " + to_json(model, ascii_only=True) + b"\n\n"
+    return event(to_json(model, ascii_only=True))
+
+
+def event(json: bytes) -> bytes:
+    """One event of JSON that is ASCII only, so that no character ends its line."""
+    return b"data: " + json + b"\n\n"
 
 
 class EventStream(Response):

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
@@ -11,15 +10,12 @@ from urllib.parse import quote
 import httpx
 from pydantic import JsonValue
 
+from server.commands.http_client import CommandError, authorization, error_message
 from server.commands.table import table
 
 TIMEOUT_SECONDS = 60.0
 
 Document = Mapping[str, JsonValue]
-
-
-class CommandError(Exception):
-    """What the user is told, in one line."""
 
 
 class PresetsClient:
@@ -71,7 +67,7 @@ class PresetsClient:
         except ValueError as error:
             raise CommandError(f"{self._client.base_url} is not a mergeserve server") from error
         if response.is_error:
-            raise CommandError(_error_message(answer, response.status_code))
+            raise CommandError(error_message(answer, response.status_code))
         document: Document = answer
         return document
 
@@ -85,8 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         "history": _history,
         "rollback": _rollback,
     }
-    key = _key(arguments)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = authorization(arguments)
     try:
         with httpx.Client(
             base_url=arguments.url, headers=headers, timeout=TIMEOUT_SECONDS
@@ -96,15 +91,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"mergeserve presets: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _key(arguments: argparse.Namespace) -> str | None:
-    """The admin key opens what the API key opens, so it goes first."""
-    given = arguments.admin_key or arguments.api_key
-    listed = os.environ.get("MERGESERVE_ADMIN_KEY") or os.environ.get("MERGESERVE_API_KEY") or ""
-    first = listed.partition(",")[0].strip()
-    name, colon, value = first.partition(":")
-    return given or (value if colon else name) or None
 
 
 def _list(client: PresetsClient, arguments: argparse.Namespace) -> str:
@@ -200,9 +186,3 @@ def _segment(name: str) -> str:
 
 def _message(message: str | None) -> dict[str, str]:
     return {} if message is None else {"message": message}
-
-
-def _error_message(answer: object, status: int) -> str:
-    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-        return " ".join(str(answer["error"].get("message")).split())
-    return f"the server answered with status {status}"

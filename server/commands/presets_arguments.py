@@ -1,9 +1,8 @@
 """The command line of `mergeserve presets`."""
 
 import argparse
-import os
 
-DEFAULT_URL = "http://127.0.0.1:8000"
+from server.commands.http_client import add_server_arguments
 
 
 def add_presets_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,15 +35,5 @@ def _add(
     actions: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=text, allow_abbrev=False)
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("MERGESERVE_URL", DEFAULT_URL),
-        help=f"the server (default: MERGESERVE_URL, else {DEFAULT_URL})",
-    )
-    parser.add_argument(
-        "--api-key", metavar="KEY", help="key that may read (default: MERGESERVE_API_KEY)"
-    )
-    parser.add_argument(
-        "--admin-key", metavar="KEY", help="key that may edit (default: MERGESERVE_ADMIN_KEY)"
-    )
+    add_server_arguments(parser, edits=True)
     return parser

@@ -13,7 +13,7 @@ class EngineConfig:
     bounds the positions of texts whose logits are all needed, over all rows: they pass through the
     head, at `vocab_size` floats each. `max_background_tokens` bounds what background groups add to
     a step of live ones. `max_active_rank` bounds the summed LoRA
-    rank that every row of a step pays for.
+    rank that every row of a step pays for. `block_bytes` is the memory that a block takes.
     """
 
     max_model_len: int
@@ -25,6 +25,7 @@ class EngineConfig:
     max_prompt_logits: int = 128
     max_background_tokens: int = 16
     max_active_rank: int = 2048
+    block_bytes: int = 0
 
     def __post_init__(self) -> None:
         assert self.max_model_len <= self.num_blocks * self.block_size, (

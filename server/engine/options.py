@@ -76,4 +76,5 @@ def engine_config(
         max_rows=options.max_rows,
         max_queued=options.max_queued,
         max_step_tokens=options.max_step_tokens or max(256, options.max_rows + 128),
+        block_bytes=bytes_per_block,
     )

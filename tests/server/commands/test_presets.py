@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from server.__main__ import main
-from server.commands.presets import CommandError, parse_weight
+from server.commands.http_client import CommandError
+from server.commands.presets import parse_weight
 from server.commands.table import table
 from tests.server.api.live import LiveServer, listening
 from tests.server.api.scripted import ScriptedEngine, make_app

@@ -1,0 +1,126 @@
+"""`POST /v1/compare`: any number of candidates against one reference. From here follow `Run`."""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from server.api.body import json_body
+from server.api.compare_candidates import Lineup, explain, line_up
+from server.api.compare_cases import Inputs, make_cases
+from server.api.compare_room import check_room
+from server.api.compare_schemas import CompareBody
+from server.api.compare_view import CompareView
+from server.api.compare_voices import VoiceMaker
+from server.api.disconnect import unless_disconnected
+from server.api.errors import error_body, internal_error
+from server.api.lifecycle import ServiceDep
+from server.api.service import Service
+from server.api.sse import DONE, EventStream, event, frame
+from server.compare.findings import Terms
+from server.compare.reporting import find_subject, make_report
+from server.compare.run import Event, Job, Piece, Run
+from server.errors import ServiceError
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A comparison that is ready to run."""
+
+    run: Run
+    view: CompareView
+    lineup: Lineup
+    body: CompareBody
+    service: Service
+
+    def result(self, *, streamed: bool) -> bytes:
+        """Count what the run has found, and show it; takes a second, so not on the event loop."""
+        findings = self.run.findings()
+        report = make_report(
+            findings,
+            self.service.tokenizer.token_text,
+            positions=self.body.positions,
+            notes=self.lineup.notes,
+        )
+        return self.view.result(report, findings, html=self.body.html, streamed=streamed)
+
+
+@router.post("/v1/compare")
+async def compare(
+    request: Request,
+    service: ServiceDep,
+    body: Annotated[CompareBody, Depends(json_body(CompareBody))],
+) -> Response:
+    """Compare candidates on prompts. A client that goes away ends the comparison."""
+    comparison = await prepare(service, body)
+    if body.stream:
+        return await _stream(request, comparison)
+    await unless_disconnected(request.receive, comparison.run.finish())
+    content = await run_in_threadpool(comparison.result, streamed=False)
+    return Response(content, media_type="application/json")
+
+
+async def prepare(service: Service, body: CompareBody) -> Comparison:
+    """Everything that can be wrong with a comparison is found here, before anything runs."""
+    inputs = Inputs(body.prompts, body.messages, service.tokenizer)
+    lineup = await line_up(service, body)
+    cases = await make_cases(body, inputs)
+    terms = Terms(
+        reference=lineup.reference,
+        margin=body.margin,
+        level=body.level,
+        seed=body.seed or 0,
+        concurrency=body.concurrency,
+        max_tokens=body.max_tokens,
+    )
+    await explain(service, lineup, find_subject(lineup.candidates, lineup.reference), body)
+    voices = VoiceMaker(service, inputs, body.temperature or 0.0, lineup.by_prompt)
+    sampling = await check_room(service, body, lineup, cases, inputs)
+    job = Job(terms, cases, lineup.candidates, lineup.probes, sampling)
+    model = body.model or lineup.candidates[lineup.reference].served.model
+    view = CompareView(lineup.candidates, model, is_chat=body.messages is not None)
+    return Comparison(Run(service.engine, job, voices), view, lineup, body, service)
+
+
+async def _stream(request: Request, comparison: Comparison) -> Response:
+    """A stream of chunks. What fails before the first piece of text is raised, and has its own
+    status.
+    """
+    events = aiter(comparison.run)
+    begun: list[Event] = []
+
+    async def begin() -> None:
+        while not (begun and isinstance(begun[-1], Piece)):
+            begun.append(await anext(events))
+
+    try:
+        await unless_disconnected(request.receive, begin())
+    except BaseException:
+        comparison.run.cancel()
+        raise
+    return EventStream(_frames(begun, events, comparison), comparison.run.cancel, {})
+
+
+async def _frames(
+    begun: list[Event], events: AsyncIterator[Event], comparison: Comparison
+) -> AsyncGenerator[bytes, None]:
+    view = comparison.view
+    try:
+        for news in begun:
+            yield frame(view.chunk(news))
+        async for news in events:
+            yield frame(view.chunk(news))
+        yield event(await run_in_threadpool(comparison.result, streamed=True))
+    except ServiceError as error:
+        yield frame(error_body(error))
+    except Exception:
+        logger.exception("a comparison failed")
+        yield frame(error_body(internal_error()))
+    yield DONE

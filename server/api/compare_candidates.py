@@ -1,0 +1,244 @@
+"""Which candidates a comparison has, and the probes that explain them."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from server.api.compare_schemas import CompareBody
+from server.api.compare_voices import ByPrompt
+from server.api.service import Service
+from server.compare.candidate import Candidate, Probe, Role
+from server.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    NotFoundError,
+    ServiceError,
+    UnprocessableError,
+)
+from server.presets.names import parse_model_string
+from server.presets.record import PresetRecord
+from server.presets.served import Overrides, Served
+
+NOT_SERVED = (ForbiddenError, InvalidRequestError, NotFoundError, UnprocessableError)
+"""What makes a default candidate, or a probe, be left out, with a note that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A candidate before it is resolved."""
+
+    name: str
+    role: Role
+    model: str
+    overrides: Overrides | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WantedProbe:
+    """A probe before it is resolved."""
+
+    kind: Literal["twin", "without"]
+    name: str
+    model: str
+    overrides: Overrides
+    source: str | None = None
+
+
+@dataclass(slots=True)
+class Lineup:
+    """Who is compared, who explains it, and what was left out."""
+
+    candidates: list[Candidate]
+    reference: int
+    probes: list[Probe] = field(default_factory=list)
+    by_prompt: list[ByPrompt] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+async def line_up(service: Service, body: CompareBody) -> Lineup:
+    """Resolve every candidate: all are pinned to what they mean now."""
+    if body.candidates is None:
+        assert body.model is not None
+        lineup = await _of_preset(service, body.model)
+    else:
+        lineup = await _named(service, body)
+    lineup.reference = _reference(body, lineup)
+    return lineup
+
+
+async def explain(service: Service, lineup: Lineup, subject: int, asked: CompareBody) -> None:
+    """Add the twin of the subject, and subject and reference without each of their sources."""
+    for index in dict.fromkeys((subject, lineup.reference)):
+        candidate = lineup.candidates[index]
+        refusals = []
+        for probe in _probes(service, candidate, _own_overrides(asked, index)):
+            if probe.kind == "twin" and index != subject:
+                continue
+            try:
+                found = await service.resolve(probe.model, probe.overrides)
+            except NOT_SERVED as error:
+                refusals.append(error.message)
+            else:
+                lineup.probes.append(Probe(probe.kind, probe.name, index, found, probe.source))
+        for refusal in dict.fromkeys(refusals):
+            lineup.notes.append(f"{candidate.name} is explained in part only: {refusal}")
+
+
+def _probes(service: Service, candidate: Candidate, overrides: Overrides) -> Iterator[WantedProbe]:
+    """What would explain a candidate: only presets have parts."""
+    served = candidate.served
+    if served.preset is None or overrides.recipe is not None or overrides.auto is not None:
+        return
+    record = service.catalog.preset(served.preset, served.revision)
+    if served.mode == "merge":
+        twin = dataclasses.replace(overrides, mode=None, rule="task_arithmetic")
+        yield WantedProbe("twin", "the twin", f"{served.label}:ensemble", twin)
+    sources = record.document.sources
+    for source in sources if len(sources) > 1 else ():
+        weights = {**(overrides.weights or {}), source: 0.0}
+        less = dataclasses.replace(overrides, mode=None, weights=weights)
+        name = f"{candidate.name} without {source}"
+        yield WantedProbe("without", name, f"{served.label}:{served.mode}", less, source)
+
+
+async def _named(service: Service, body: CompareBody) -> Lineup:
+    """The candidates of the request; one that is wrong is an error that names it."""
+    assert body.candidates is not None
+    lineup = Lineup([], 0)
+    names = _unique([item.name or item.model for item in body.candidates])
+    for index, (item, name) in enumerate(zip(body.candidates, names, strict=True)):
+        overrides = None if item.mergeserve is None else item.mergeserve.overrides()
+        try:
+            served = await _resolve(service, lineup, item.model, overrides)
+        except ServiceError as error:
+            error.message = f"candidates[{index}]: {error.message}"
+            error.param = f"candidates[{index}]"
+            raise
+        lineup.candidates.append(Candidate(name, _role(service, served), served))
+    return lineup
+
+
+async def _resolve(
+    service: Service, lineup: Lineup, model: str, overrides: Overrides | None
+) -> Served:
+    """What a candidate is pinned to. Where each prompt chooses the weights, what it would be
+    without that stands for it, at the same revision.
+    """
+    if overrides is None or overrides.auto is None:
+        return await service.resolve(model, overrides)
+    plain = dataclasses.replace(overrides, auto=None, weights_temperature=None)
+    served = await service.resolve(model, plain)
+    if served.preset is not None:
+        model = f"{served.label}:{served.mode}"
+        overrides = dataclasses.replace(overrides, mode=None)
+    lineup.by_prompt.append(ByPrompt(served, model, overrides))
+    return served
+
+
+async def _of_preset(service: Service, model: str) -> Lineup:
+    """The base, the sources, the merge, the ensemble, the route and the previous revision."""
+    parsed = parse_model_string(model)
+    if parsed.mode is not None:
+        raise InvalidRequestError(
+            f"model: {model!r} names one mode, and both are compared: leave it out, or name "
+            "candidates",
+            param="model",
+        )
+    known = {record.name for record in service.catalog.presets()}
+    if parsed.name not in known:
+        await service.resolve(model, None)  # unknown altogether: the usual error
+        raise InvalidRequestError(
+            f"model: {model!r} is no preset, and has no parts to compare: name candidates",
+            param="model",
+        )
+    served = await service.resolve(model, None)
+    record = service.catalog.preset(parsed.name, served.revision)
+    lineup = Lineup([], 0)
+    for wanted in _parts(service, record):
+        try:
+            found = await _resolve(service, lineup, wanted.model, wanted.overrides)
+        except NOT_SERVED as error:
+            lineup.notes.append(f"{wanted.name} is not compared: {error.message}")
+        else:
+            lineup.candidates.append(Candidate(wanted.name, wanted.role, found))
+    return lineup
+
+
+def _parts(service: Service, record: PresetRecord) -> Iterator[Wanted]:
+    yield Wanted("base", "base", "base")
+    for source in record.document.sources:
+        yield Wanted(source, "source", source)
+    yield Wanted("merge", "merge", f"{record.label}:merge")
+    ensemble = f"{record.label}:ensemble"
+    yield Wanted("ensemble", "ensemble", ensemble)
+    if len(record.document.sources) > 1:
+        yield Wanted("route", "route", ensemble, Overrides(auto="route"))
+    previous = _previous(service, record)
+    if previous is not None:
+        yield Wanted(previous.label, "previous", previous.label)
+
+
+def _previous(service: Service, record: PresetRecord) -> PresetRecord | None:
+    """The last revision before this one that serves something else."""
+    return next(
+        (
+            older
+            for older in service.catalog.revisions(record.name)
+            if older.revision < record.revision and older.state == "ready"
+            if (older.digest, older.document.mode) != (record.digest, record.document.mode)
+        ),
+        None,
+    )
+
+
+def _role(service: Service, served: Served) -> Role:
+    """A source by itself is one that tags can have as their specialist."""
+    if served.preset is not None or served.mode == "ensemble":
+        return "candidate"
+    if served.path == "base":
+        return "base"
+    return (
+        "source" if any(s.name == served.model for s in service.catalog.sources()) else "candidate"
+    )
+
+
+def _reference(body: CompareBody, lineup: Lineup) -> int:
+    """By index or name; else the ensemble where a preset's parts are compared, else the first."""
+    names = [candidate.name for candidate in lineup.candidates]
+    given = body.reference
+    if isinstance(given, int):
+        if given >= len(names):
+            raise InvalidRequestError(
+                f"reference is {given}, and there are {len(names)} candidates, counted from 0: "
+                f"{', '.join(names)}",
+                param="reference",
+            )
+        return given
+    if isinstance(given, str):
+        if given not in names:
+            raise InvalidRequestError(
+                f"reference: no candidate is called {given!r}; there are {', '.join(names)}",
+                param="reference",
+            )
+        return names.index(given)
+    roles = [candidate.role for candidate in lineup.candidates]
+    return roles.index("ensemble") if "ensemble" in roles else 0
+
+
+def _own_overrides(body: CompareBody, index: int) -> Overrides:
+    """What the request itself changes of a candidate."""
+    extension = None if body.candidates is None else body.candidates[index].mergeserve
+    return Overrides() if extension is None else extension.overrides()
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names told apart by a number where they are the same."""
+    found: list[str] = []
+    for name in names:
+        number, unique = 1, name
+        while unique in found:
+            number += 1
+            unique = f"{name} ({number})"
+        found.append(unique)
+    return found

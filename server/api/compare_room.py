@@ -1,0 +1,94 @@
+"""Whether a comparison fits the engine: contexts, rows and the KV cache, before anything runs."""
+
+from collections.abc import Sequence
+
+from server.api.compare_candidates import Lineup
+from server.api.compare_cases import Inputs
+from server.api.compare_schemas import CompareBody
+from server.api.sampling import Limits, comparison_sampling
+from server.api.service import Service
+from server.compare.case import Case
+from server.engine.request import SamplingParams
+from server.errors import InvalidRequestError
+from server.presets.served import Served
+
+
+async def check_room(
+    service: Service, body: CompareBody, lineup: Lineup, cases: Sequence[Case], inputs: Inputs
+) -> SamplingParams:
+    """The sampling of all candidates, if everything fits. Probes for which there are no rows are
+    dropped, with a note.
+    """
+    everybody = [candidate.served for candidate in lineup.candidates]
+    lengths = [await _longest(case, everybody, inputs) for case in cases]
+    field = "prompts" if body.messages is None else "messages"
+    longest = max(range(len(cases)), key=lengths.__getitem__)
+    limits = Limits(
+        f"{field}[{longest}]", lengths[longest], service.max_model_len, service.tokenizer.vocab_size
+    )
+    sampling = comparison_sampling(body, body.max_tokens, limits)
+    for case, length in zip(cases, lengths, strict=True):
+        _check_reference(service, case, length)
+    num_rows = _check_rows(service, lineup, everybody)
+    texts = (max(body.max_tokens, len(case.reference_ids)) for case in cases)
+    total = max(length + text for length, text in zip(lengths, texts, strict=True))
+    _check_cache(service, num_rows, total)
+    return sampling
+
+
+async def _longest(case: Case, everybody: Sequence[Served], inputs: Inputs) -> int:
+    """Tokens of the longest prompt that anybody reads for a case."""
+    own = [
+        s for s in everybody if any(m.system is not None or m.prompt is not None for m in s.members)
+    ]
+    lengths = [(await inputs.encode(case.index, served.members)).longest for served in own]
+    return max([len(case.token_ids), *lengths])
+
+
+def _check_reference(service: Service, case: Case, prompt_len: int) -> None:
+    total = prompt_len + len(case.reference_ids)
+    if total > service.max_model_len:
+        raise InvalidRequestError(
+            f"references[{case.index}] has {len(case.reference_ids)} tokens and its prompt "
+            f"{prompt_len}, and this model's maximum context length is {service.max_model_len} "
+            "tokens: shorten it",
+            param=f"references[{case.index}]",
+            code="context_length_exceeded",
+        )
+
+
+def _check_rows(service: Service, lineup: Lineup, everybody: Sequence[Served]) -> int:
+    """Rows that one text takes when all read it."""
+    limit = service.engine.config.max_rows
+    num_rows = len(_digests(everybody))
+    if num_rows > limit:
+        raise InvalidRequestError(
+            f"{len(everybody)} candidates read a text in {num_rows} rows at once, and this server "
+            f"has {limit}: name fewer candidates, or start it with more --max-rows",
+            param="candidates",
+        )
+    with_probes = len(_digests([*everybody, *(probe.served for probe in lineup.probes)]))
+    if with_probes > limit:
+        lineup.probes.clear()
+        lineup.notes.append(
+            f"sources are not left out, and no twin is read: that would take {with_probes} rows "
+            f"at once, and this server has {limit} (--max-rows)"
+        )
+        return num_rows
+    return with_probes
+
+
+def _digests(everybody: Sequence[Served]) -> set[tuple[str, str | None, str | None]]:
+    return {(m.weights.digest, m.system, m.prompt) for s in everybody for m in s.members}
+
+
+def _check_cache(service: Service, num_rows: int, total: int) -> None:
+    config = service.engine.config
+    num_blocks = num_rows * -(-min(total, config.max_model_len) // config.block_size)
+    if num_blocks > config.num_blocks:
+        raise InvalidRequestError(
+            f"reading one text of {total} tokens, its prompt included, in {num_rows} rows does not "
+            f"fit the KV cache of {config.num_blocks * config.block_size} tokens: name fewer "
+            "candidates, send shorter prompts, or start the server with more --kv-memory",
+            param="candidates",
+        )

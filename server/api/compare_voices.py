@@ -1,0 +1,60 @@
+"""What is served, on one prompt of a comparison: its rows and its rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.api.compare_cases import Inputs
+from server.api.groups import compile_rules, engine_members
+from server.api.prompts import EncodedPrompt
+from server.api.service import Service
+from server.compare.candidate import Voice
+from server.compare.case import Case
+from server.presets.served import Overrides, Served
+
+
+@dataclass(frozen=True, slots=True)
+class ByPrompt:
+    """What is served where each prompt chooses the weights: `served` stands for it elsewhere."""
+
+    served: Served
+    model: str
+    overrides: Overrides
+
+
+class VoiceMaker:
+    """Makes voices, and remembers them: a candidate reads several texts of each prompt."""
+
+    def __init__(
+        self,
+        service: Service,
+        inputs: Inputs,
+        temperature: float,
+        by_prompt: Sequence[ByPrompt] = (),
+    ) -> None:
+        self._service, self._inputs, self._temperature = service, inputs, temperature
+        self._by_prompt = {id(item.served): item for item in by_prompt}
+        self._made: dict[tuple[int, int], tuple[Served, Voice]] = {}
+
+    async def __call__(self, served: Served, case: Case) -> Voice:
+        """The voice of `served` on `case`."""
+        key = id(served), case.index  # kept beside its voice, so that its id stays its own
+        if key not in self._made:
+            self._made[key] = served, await self._make(served, case)
+        return self._made[key][1]
+
+    async def _make(self, served: Served, case: Case) -> Voice:
+        if chosen := self._by_prompt.get(id(served)):
+            served = await self._service.resolve_for(
+                chosen.model, chosen.overrides, EncodedPrompt(case.token_ids), "background"
+            )
+        if has_own_prompts(served):
+            prompt = await self._inputs.encode(case.index, served.members)
+        else:
+            prompt = EncodedPrompt(case.token_ids)
+        rule, draw_rule = compile_rules(served, self._temperature)
+        return Voice(engine_members(served, prompt), rule, draw_rule)
+
+
+def has_own_prompts(served: Served) -> bool:
+    """Whether a member reads something else than the request's prompt."""
+    return any(member.system is not None or member.prompt is not None for member in served.members)

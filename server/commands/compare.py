@@ -1,0 +1,171 @@
+"""`mergeserve compare`: a comparison on a running server, with its progress and its result."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+from pydantic import JsonValue
+from tqdm import tqdm
+
+from server.commands.http_client import CommandError, authorization, error_message
+from server.commands.prompts_file import PromptLine, PromptsFileError, read_prompts
+
+CONNECT_SECONDS = 10.0
+
+Frame = Mapping[str, JsonValue]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare, write what was asked for, and print the rest; an error is exit code 1."""
+    try:
+        for path in (arguments.html, arguments.markdown, arguments.json):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise CommandError(f"{path}: there is no folder {path.absolute().parent}")
+        result = _compare(arguments, _body(arguments, read_prompts(arguments.prompts)))
+        _write(arguments, result)
+    except PromptsFileError as error:
+        for reason in error.reasons:
+            print(f"mergeserve compare: {reason}", file=sys.stderr)
+        return 1
+    except (CommandError, OSError, httpx.InvalidURL) as error:
+        print(f"mergeserve compare: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _body(arguments: argparse.Namespace, lines: list[PromptLine]) -> dict[str, JsonValue]:
+    """The request."""
+    body: dict[str, JsonValue] = {
+        "max_tokens": arguments.max_tokens,
+        "temperature": arguments.temperature,
+        "seed": arguments.seed,
+        "concurrency": arguments.concurrency,
+        "stream": True,
+        "html": arguments.html is not None,
+        "positions": arguments.json is not None,
+    }
+    if lines[0].messages is None:
+        body["prompts"] = [line.prompt for line in lines]
+    else:
+        body["messages"] = [list(line.messages or ()) for line in lines]
+    if any(line.reference is not None for line in lines):
+        body["references"] = [line.reference for line in lines]
+    if any(line.tag is not None for line in lines):
+        body["tags"] = [line.tag for line in lines]
+    if arguments.margin is not None:
+        body["margin"] = arguments.margin
+    if arguments.scorer:
+        body["scorer"] = _scorer(arguments.scorer)
+    return {**body, **_candidates(arguments)}
+
+
+def _scorer(given: list[str]) -> JsonValue:
+    """One name for all prompts, or names by tag."""
+    pairs = [text.rpartition("=") for text in given]
+    if len(pairs) == 1 and not pairs[0][1]:
+        return given[0]
+    if wrong := [
+        text for text, (tag, _, name) in zip(given, pairs, strict=True) if not tag or not name
+    ]:
+        raise CommandError(f"--scorer {wrong[0]}: give one NAME, or TAG=NAME for each tag")
+    return {tag: name for tag, _, name in pairs}
+
+
+def _candidates(arguments: argparse.Namespace) -> dict[str, JsonValue]:
+    """The preset's parts, or the candidates that are named, and which of them is the reference."""
+    preset, reference = arguments.preset, arguments.reference
+    if not arguments.candidate:
+        parts = {preset: "merge", f"{preset}:merge": "merge", f"{preset}:ensemble": "ensemble"}
+        known: dict[str, JsonValue] = {"model": preset}
+        return (
+            known if reference is None else {**known, "reference": parts.get(reference, reference)}
+        )
+    models = [preset, *arguments.candidate]
+    if reference is not None and reference not in models:
+        models.append(reference)
+    index = 0 if reference is None else models.index(reference)
+    return {"candidates": list(models), "reference": index}
+
+
+def _compare(arguments: argparse.Namespace, body: Mapping[str, JsonValue]) -> Frame:
+    """Send the request, show how far it is, and return the result."""
+    timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+    headers = {**authorization(arguments), "Content-Type": "application/json"}
+    try:
+        with (
+            httpx.Client(base_url=arguments.url, headers=headers, timeout=timeout) as client,
+            client.stream("POST", "/v1/compare", content=json.dumps(body)) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise CommandError(error_message(_parsed(response.text), response.status_code))
+            return _follow(_frames(response))
+    except httpx.HTTPError as error:
+        raise CommandError(f"{arguments.url}: {error or repr(error)}") from error
+
+
+def _frames(response: httpx.Response) -> Iterator[Frame]:
+    for line in response.iter_lines():
+        if line.startswith("data: ") and line != "data: [DONE]":
+            frame = _parsed(line.removeprefix("data: "))
+            if not isinstance(frame, dict):
+                raise CommandError(f"{response.url} is not a mergeserve server")
+            yield frame
+
+
+def _follow(frames: Iterator[Frame]) -> Frame:
+    """Show progress on a terminal until the result comes."""
+    bars: dict[str, tqdm] = {}  # type: ignore[type-arg]
+    try:
+        for frame in frames:
+            if "error" in frame:
+                raise CommandError(error_message(frame, 200))
+            if frame.get("object") == "comparison":
+                return frame
+            progress = frame.get("progress")
+            if isinstance(progress, dict) and sys.stderr.isatty():
+                _show(bars, progress)
+    finally:
+        for bar in bars.values():
+            bar.close()
+    raise CommandError("the server ended the comparison without a result")
+
+
+def _show(bars: "dict[str, tqdm]", progress: Frame) -> None:  # type: ignore[type-arg]
+    phase, done, total = (progress[name] for name in ("phase", "done", "total"))
+    assert isinstance(phase, str)
+    assert isinstance(done, int)
+    assert isinstance(total, int)
+    if phase not in bars:
+        bars[phase] = tqdm(desc=phase, total=total, leave=False)
+    bars[phase].update(done - bars[phase].n)
+
+
+def _write(arguments: argparse.Namespace, result: Frame) -> None:
+    """Files that were asked for; without a Markdown file it is printed."""
+    markdown, html = str(result["markdown"]), result.get("html")
+    rest = {k: v for k, v in result.items() if k not in ("markdown", "html", "choices")}
+    wanted: list[tuple[Path | None, str]] = [
+        (arguments.html, str(html)),
+        (arguments.markdown, markdown),
+        (arguments.json, json.dumps(rest, ensure_ascii=False, indent=1) + "\n"),
+    ]
+    for path, text in wanted:
+        if path is not None:
+            path.write_text(text, "utf-8")
+    if arguments.markdown is None:
+        print(markdown, end="")
+        return
+    verdict = result.get("verdict")
+    print(verdict["sentence"] if isinstance(verdict, dict) else "no verdict")
+
+
+def _parsed(text: str) -> JsonValue:
+    try:
+        value: JsonValue = json.loads(text)
+    except ValueError:
+        return None
+    return value

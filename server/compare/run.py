@@ -1,0 +1,317 @@
+"""Runs a comparison on the engine: answers first, then every text read by who is compared on it.
+
+Everything runs in the background: live requests go first. With several prompts one candidate
+answers after the other, so that its speed is its own; with one prompt all answer side by side.
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, Protocol
+
+from server.compare.answer import Answer
+from server.compare.candidate import Candidate, Probe, Voice, Voices
+from server.compare.case import Case
+from server.compare.findings import Findings, Terms
+from server.compare.reading import Reading
+from server.compare.reading_plan import TextPlan, plan_texts, union
+from server.compare.text_reader import TextReader
+from server.engine.async_engine import Stream
+from server.engine.config import EngineConfig
+from server.engine.request import FinishReason, Member, Output, Request, SamplingParams
+from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
+from server.presets.served import Served
+
+QUEUE_PAUSE = 0.2
+"""Seconds until a full queue is tried again: a comparison waits where a live request is refused."""
+
+NUM_READINGS = 2
+"""Texts that are read at the same time: while one ends, the next one has begun."""
+
+Phase = Literal["answers", "readings"]
+
+
+class Engine(Protocol):
+    """What is needed of the engine."""
+
+    @property
+    def config(self) -> EngineConfig:
+        """Its limits."""
+
+    def submit(self, requests: Sequence[Request]) -> list[Stream]:
+        """Queue requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next piece of one candidate's answer to one prompt."""
+
+    case: int
+    candidate: int
+    text: str
+    finish_reason: FinishReason | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many of the answers, or of the readings, are there."""
+
+    phase: Phase
+    done: int
+    total: int
+
+
+Event = Piece | Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be compared. `sampling` is every candidate's; its seed is that of the first
+    prompt, and the next one's is one more.
+    """
+
+    terms: Terms
+    cases: Sequence[Case]
+    candidates: Sequence[Candidate]
+    probes: Sequence[Probe]
+    sampling: SamplingParams
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One comparison. Iterate over its events, then ask for `findings`.
+
+    Leaving the iteration, or `cancel`, frees all that the engine holds for it.
+    """
+
+    engine: Engine
+    job: Job
+    voices: Voices
+    _answers: list[list[Answer]] = field(init=False)
+    _readings: list[dict[tuple[int, ...], Reading]] = field(init=False)
+    _walls: list[float | None] = field(init=False)
+    _errors: list[str] = field(default_factory=list, init=False)
+    _events: asyncio.Queue[Event | None] = field(default_factory=asyncio.Queue, init=False)
+    _done: dict[Phase, int] = field(default_factory=dict, init=False)
+    _working: asyncio.Task[None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        num_cases, num_candidates = len(self.job.cases), len(self.job.candidates)
+        self._answers = [[Answer()] * num_candidates for _ in range(num_cases)]
+        self._readings = [{} for _ in range(num_cases)]
+        self._walls = [None] * num_candidates
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Do the work, and tell of it. Raises ServiceError if the comparison cannot go on."""
+        self._working = asyncio.ensure_future(self._work())
+        try:
+            while (event := await self._events.get()) is not None:
+                yield event
+            await self._working
+        finally:
+            self._working.cancel()
+            await asyncio.gather(self._working, return_exceptions=True)
+
+    def cancel(self) -> None:
+        """Give up."""
+        if self._working is not None:
+            self._working.cancel()
+
+    async def finish(self) -> Findings:
+        """Run to the end without listening."""
+        async with aclosing(self.__aiter__()) as events:  # type: ignore[type-var]
+            async for _ in events:
+                pass
+        return self.findings()
+
+    def findings(self) -> Findings:
+        """All that was found; once the run has ended."""
+        job = self.job
+        return Findings(
+            terms=job.terms,
+            cases=job.cases,
+            candidates=job.candidates,
+            probes=job.probes,
+            answers=self._answers,
+            readings=self._readings,
+            walls=self._walls,
+            reading_errors=tuple(self._errors),
+        )
+
+    async def _work(self) -> None:
+        try:
+            await self._answer_all()
+            self._check_reference()
+            await self._read_all()
+        finally:
+            self._events.put_nowait(None)
+
+    def _check_reference(self) -> None:
+        """Without the reference there is nothing to hold anything against."""
+        reference = self.job.terms.reference
+        errors = [answers[reference].error for answers in self._answers]
+        if all(error is not None for error in errors):
+            name = self.job.candidates[reference].name
+            raise UnprocessableError(
+                f"the reference {name} answered none of {len(errors)} prompts: {errors[0]}",
+                code="comparison_failed",
+            )
+
+    # Answers
+
+    async def _answer_all(self) -> None:
+        candidates = range(len(self.job.candidates))
+        self._note("answers", len(self.job.cases) * len(candidates), 0)
+        if len(self.job.cases) == 1:
+            await at_once([partial(self._answer, 0, c) for c in candidates], len(candidates))
+            return
+        for candidate in candidates:
+            started = time.monotonic()
+            work = [partial(self._answer, case.index, candidate) for case in self.job.cases]
+            await at_once(work, self.job.terms.concurrency)
+            self._walls[candidate] = time.monotonic() - started
+
+    async def _answer(self, case: int, candidate: int) -> None:
+        answer = await self._generate(self.job.cases[case], candidate)
+        self._answers[case][candidate] = answer
+        if answer.error is not None:
+            self._events.put_nowait(Piece(case, candidate, "", "error", answer.error))
+        self._note("answers", len(self.job.cases) * len(self.job.candidates))
+
+    async def _generate(self, case: Case, candidate: int) -> Answer:
+        served = self.job.candidates[candidate].served
+        started, first, text = time.monotonic(), None, ""
+        try:
+            voice = await self._voice(served, case)
+        except UnavailableError:
+            raise
+        except ServiceError as error:  # such as a prompt that is impossible to every source
+            return Answer(error=error.message)
+        seed = (self.job.sampling.seed or 0) + case.index
+        request = Request(
+            members=voice.members,
+            rule=voice.rule,
+            draw_rule=voice.draw_rule,
+            sampling=dataclasses.replace(self.job.sampling, seed=seed),
+            priority="background",
+            label=served.preset or "",
+            path=served.path,
+            mode=served.mode,
+        )
+        tokens: list[int] = []
+        async for output in self._stream(request):
+            if output.finish_reason == "error":
+                return Answer(error=output.error or "the engine gave up")
+            first = first or time.monotonic()
+            text += output.text
+            tokens += [token.token_id for token in output.tokens]
+            self._events.put_nowait(Piece(case.index, candidate, output.text, output.finish_reason))
+        return Answer(
+            text=text,
+            token_ids=tuple(tokens),
+            finish_reason=output.finish_reason,
+            seconds=time.monotonic() - started,
+            seconds_to_first=(first or started) - started,
+            num_rows=len(voice.members),
+            kv_bytes=self._kv_bytes(voice, len(tokens)),
+        )
+
+    def _kv_bytes(self, voice: Voice, num_tokens: int) -> int:
+        """What an answer holds at its end. Blocks that several rows share are counted for each."""
+        config = self.engine.config
+        lengths = (len(member.prompt) + num_tokens for member in voice.members)
+        return config.block_bytes * sum(-(-length // config.block_size) for length in lengths)
+
+    # Readings
+
+    async def _read_all(self) -> None:
+        job = self.job
+        plans = [
+            (case, text, plan)
+            for case in job.cases
+            for text, plan in plan_texts(
+                job.terms.reference, case.reference_ids, self._answers[case.index], job.probes
+            ).items()
+        ]
+        self._note("readings", len(plans), 0)
+
+        async def read(case: Case, text: tuple[int, ...], plan: TextPlan) -> None:
+            await self._read(case, text, plan)
+            self._note("readings", len(plans))
+
+        await at_once([partial(read, *item) for item in plans], NUM_READINGS)
+
+    async def _read(self, case: Case, text: tuple[int, ...], plan: TextPlan) -> None:
+        served: list[Candidate | Probe] = [*self.job.candidates, *self.job.probes]
+        voices = {n: await self._voice(served[n].served, case) for n in sorted(plan.voices)}
+        members, listeners = union(voices)
+        reader = TextReader(text, listeners, sorted(plan.pairs), frozenset(plan.shown))
+        request = Request(
+            members=tuple(Member((*m.prompt, *text), m.weights, m.name) for m in members),
+            sampling=SamplingParams(max_tokens=0),
+            reader=reader,
+            num_read=len(text),
+            priority="background",
+            path="ensemble" if len(members) > 1 else "base",
+        )
+        async for output in self._stream(request):
+            if output.finish_reason == "error":
+                what = f"prompt {case.index}: a text could not be read: {output.error}"
+                self._errors.append(what)
+                return
+        reading = reader.reading()
+        self._readings[case.index][text] = reading
+        for voice, error in reading.errors.items():
+            name = served[voice].name
+            self._errors.append(f"prompt {case.index}: {name} could not read a text: {error}")
+
+    # Both
+
+    async def _voice(self, served: Served, case: Case) -> Voice:
+        """A voice; weights that the prompt chooses take a place in the engine's queue."""
+        while True:
+            try:
+                return await self.voices(served, case)
+            except QueueFullError:
+                await asyncio.sleep(QUEUE_PAUSE)
+
+    async def _stream(self, request: Request) -> AsyncIterator[Output]:
+        """The outputs of a request; it is cancelled when nobody listens any more."""
+        while True:
+            try:
+                (stream,) = self.engine.submit([request])
+                break
+            except QueueFullError:
+                await asyncio.sleep(QUEUE_PAUSE)
+        try:
+            async for output in stream:
+                yield output
+        finally:
+            stream.cancel()
+
+    def _note(self, phase: Phase, total: int, step: int = 1) -> None:
+        self._done[phase] = self._done.get(phase, 0) + step
+        self._events.put_nowait(Progress(phase, self._done[phase], total))
+
+
+async def at_once(work: Sequence[Callable[[], Awaitable[None]]], limit: int) -> None:
+    """Do all of it, at most `limit` at the same time. The first error ends the rest, and is
+    raised.
+    """
+    waiting = iter(work)
+
+    async def worker() -> None:
+        for item in waiting:
+            await item()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(limit, len(work))):
+                group.create_task(worker())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
