@@ -679,7 +679,7 @@ def test_further_layers_are_in_the_budget(world):
     assert (explained["num_bytes"], explained["kv_bytes"]) == (0, 2 * KV_BYTES)
     assert world.variants.num_bytes == 2 * KV_BYTES
     layers.append(layers[0])
-    for attempt in (catalog.validate, lambda document: catalog.create(document, edit=Edit())):
+    for attempt in (catalog.validate, catalog.create):
         with pytest.raises(UnprocessableError, match="layers beyond the base's"):
             attempt(preset("deeper", **stack))
     catalog.delete("deep", edit=Edit())
