@@ -5,7 +5,7 @@
 Starts a server with the model in FOLDER and the fine-tunes of `bench.merge`. For each method:
 
     first      a new preset, and one token of it; nothing is known of its trims
-    re-weight  the preset with other weights, and one token of it
+    re-weight  the preset with other weights, and one token of it; none where there are no weights
 
 Times are medians of `--repeat`, in a process that has served merges before.
 """
@@ -64,9 +64,11 @@ async def measure(url: str, methods: Sequence[str], repeat: int) -> None:
             first, again = [], []
             for number in range(repeat):
                 first.append(await served(client, preset(method, 0.6, number)))
-                again.append(await served(client, preset(method, 0.5 + 0.01 * number, number)))
-            row = [statistics.median(times) for times in (first, again)]
-            print(f"| {method} | {row[0]:.2f} | {row[1]:.2f} |", flush=True)
+                edited = preset(method, 0.5 + 0.01 * number, number)
+                if edited != preset(method, 0.6, number):
+                    again.append(await served(client, edited))
+            row = f"{statistics.median(again):.2f}" if again else "-"
+            print(f"| {method} | {statistics.median(first):.2f} | {row} |", flush=True)
 
 
 def run(options: argparse.Namespace) -> None:
