@@ -681,7 +681,7 @@ def test_further_layers_are_in_the_budget(world):
     layers.append(layers[0])
     for attempt in (catalog.validate, catalog.create):
         with pytest.raises(UnprocessableError, match="layers beyond the base's"):
-            attempt(preset("deeper", **stack))
+            attempt(preset("deeper", **stack), edit=Edit())
     catalog.delete("deep", edit=Edit())
     assert world.variants.num_bytes == 0
 
