@@ -50,6 +50,9 @@ def _each(parse: Callable[[str], object]) -> BeforeValidator:
         given = items(value)
         if not isinstance(given, list | tuple):
             return given
+        if isinstance(value, str) and not given:
+            # Keys from variables that were not set must not leave a server open.
+            raise ValueError("there is nothing between the commas: leave it out")
         return tuple(parse(item) if isinstance(item, str) else item for item in given)
 
     return BeforeValidator(convert)

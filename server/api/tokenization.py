@@ -62,4 +62,4 @@ async def _encode(service: Service, body: TokenizeBody) -> list[int]:
 async def _check_model(service: Service, model: str | None) -> None:
     """All models share the base's tokenizer; one that does not exist is an error all the same."""
     if model is not None:
-        await service.resolve(model, None)
+        await run_in_threadpool(service.catalog.model, model)

@@ -33,15 +33,16 @@ class ModelList:
                 record = self._kept.find(preset, parsed.revision).record
             return self._preset(record, model)
         source = snapshot.sources.get(parsed.name)
-        if source is None or not self._policy.serve_sources or model != source.name:
+        is_one = parsed.revision is None and parsed.mode != "ensemble"
+        if source is None or not self._policy.serve_sources or not is_one:
             raise model_not_found(model, "GET /v1/models lists those that do.")
-        return self._source(source)
+        return self._source(source, model)
 
     def _preset(self, record: PresetRecord, model: str | None = None) -> ModelCard:
         created = int(record.created_at.timestamp())
         root = self._base.name
         return ModelCard(model or record.name, root, self._base.name, record.revision, created)
 
-    def _source(self, source: Source) -> ModelCard:
+    def _source(self, source: Source, model: str | None = None) -> ModelCard:
         created = int(source.created_at.timestamp())
-        return ModelCard(source.name, str(source.path), self._base.name, None, created)
+        return ModelCard(model or source.name, str(source.path), self._base.name, None, created)

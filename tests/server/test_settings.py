@@ -132,6 +132,7 @@ def test_unknown_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"presets": "/nowhere"}, "--presets"),
         ({"chat_template": "/nowhere"}, "--chat-template"),
         ({"api_key_file": "/nowhere"}, "/nowhere"),
+        ({"api_key": " , "}, "--api-key: there is nothing between the commas"),
     ],
 )
 def test_bad_value(given: dict[str, object], option: str) -> None:

@@ -104,6 +104,15 @@ def test_cold_requests_wait(api: Harness, world: VariantWorld) -> None:
     assert api.complete(model="tutor@1").json()["mergeserve"]["revision"] == 1
 
 
+def test_tokens_need_no_weights(api: Harness, world: VariantWorld) -> None:
+    """Tokenizing for a cold preset neither waits for its weights nor has them built."""
+    api.request("PATCH", PATH, json={"sources": {"ft": {"weight": 0.9}}})
+    world.forge.gate.clear()
+    response = api.post("/tokenize", {"model": "tutor@1", "prompt": "hi"})
+    assert response.status_code == 200, response.text
+    assert api.get(f"{PATH}?revision=1").json()["state"] == "cold"
+
+
 def test_explain(api: Harness) -> None:
     """Explain says why it is a variant, what it takes, and what the parameters resolve to."""
     explained = api.get(f"{PATH}/explain").json()

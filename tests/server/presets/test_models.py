@@ -47,9 +47,12 @@ def test_every_model_string_has_a_card(tutor):
     assert tutor.model("base") == tutor.model("tiny")
     assert (tutor.model("tutor@1").id, tutor.model("tutor@1").revision) == ("tutor@1", 1)
     assert tutor.model("tutor:merge").revision == 2
+    assert tutor.resolve("math:merge").model == tutor.model("math:merge").id == "math:merge"
 
 
-@pytest.mark.parametrize("model", ["nobody", "math@1", "base@1", "tutor@9", "", "a b"])
+@pytest.mark.parametrize(
+    "model", ["nobody", "math@1", "math:ensemble", "base@1", "tutor@9", "", "a b"]
+)
 def test_unknown_models(tutor, model):
     """What cannot be called has no card."""
     with pytest.raises(NotFoundError):
