@@ -32,6 +32,7 @@ from server.api.errors import (
     on_service_error,
     on_template_error,
 )
+from server.api.fidelity import Fidelity
 from server.api.gate import Gate
 from server.api.lifecycle import Lifecycle
 from server.api.service import Service
@@ -94,7 +95,10 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
         store.close()
 
     engine = AsyncEngine(loaded.engine, num_threads=settings.num_threads)
-    return Service(engine, loaded.tokenizer, catalog, settings.request_timeout, close)
+    fidelity = None
+    if settings.fidelity_sample > 0:
+        fidelity = Fidelity(engine, catalog, metrics, settings.fidelity_sample)
+    return Service(engine, loaded.tokenizer, catalog, settings.request_timeout, close, fidelity)
 
 
 def _variants(loaded: LoadedModel, settings: Settings, metrics: Metrics) -> Variants:

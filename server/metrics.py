@@ -38,6 +38,7 @@ EDIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 BUILD_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 DIVERGENCE_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.4)
+FIDELITY_BUCKETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 0.995, 1.0)
 AGREEMENT_BUCKETS = (0.0, 0.2, 0.25, 0.34, 0.4, 0.5, 0.6, 0.67, 0.75, 0.8, 0.9, 1.0)
 
 REQUEST_LABELS = ("preset", "mode", "path")
@@ -143,7 +144,29 @@ class Metrics:
         self._background_requests = self._counter(
             "background_requests", "Background requests that ended, by how.", ("outcome",)
         )
+        self._fidelity_agreement = self._histogram(
+            "fidelity_agreement_ratio",
+            "Share of a sampled answer's tokens at which both modes have the same best one.",
+            FIDELITY_BUCKETS,
+            ("preset",),
+        )
+        self._fidelity_overlap = self._histogram(
+            "fidelity_overlap_ratio",
+            "Mean overlap of both modes' distributions over a sampled answer.",
+            FIDELITY_BUCKETS,
+            ("preset",),
+        )
+        self._fidelity_divergence = self._histogram(
+            "fidelity_divergence_nats",
+            "Mean Jensen-Shannon divergence of both modes over a sampled answer.",
+            DIVERGENCE_BUCKETS,
+            ("preset",),
+        )
+        self._fidelity_dropped = self._counter(
+            "fidelity_dropped", "Sampled answers that were not scored.", ("reason",)
+        )
         self._by_preset = (
+            *(self._fidelity_agreement, self._fidelity_overlap, self._fidelity_divergence),
             *(self._scored_texts, self._scored_tokens),
             *(self._requests, self._prompt_tokens, self._generation_tokens, self._first_token),
             *(self._inter_token, self._end_to_end, self._queue_time),
@@ -278,6 +301,17 @@ class Metrics:
                 return OTHER
             self._labels.add(preset)
             return preset
+
+    def fidelity(self, preset: str, *, agreement: float, overlap: float, divergence: float) -> None:
+        """An answer was scored by both modes."""
+        label = self._preset_label(preset)
+        self._fidelity_agreement.labels(label).observe(agreement)
+        self._fidelity_overlap.labels(label).observe(overlap)
+        self._fidelity_divergence.labels(label).observe(divergence)
+
+    def fidelity_dropped(self, reason: str) -> None:
+        """A sampled answer was not scored."""
+        self._fidelity_dropped.labels(reason).inc()
 
     # The catalog
 

@@ -128,6 +128,12 @@ class Settings(BaseSettings):
     request_timeout: float | None = Field(
         None, gt=0, description="seconds after which a request is given up; default: never"
     )
+    fidelity_sample: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the presets' answers that the other mode scores afterwards",
+    )
     shutdown_timeout: float = Field(
         30.0, ge=0, description="seconds that running requests get to finish after SIGTERM"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from server.api.errors import EngineFailedError, RequestTimeoutError
+from server.api.fidelity import Fidelity
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
 from server.api.responses import EnsembleUsage, PromptTokensDetails, Usage
@@ -21,7 +22,7 @@ from server.engine.request import (
     TokenLogprobs,
 )
 from server.errors import InvalidRequestError
-from server.presets.served import Served
+from server.presets.served import Overrides, Served
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Generation:
         self._cached = [0] * len(prompts)
         self._num_choices = len(streams) // len(prompts)
         self._num_generated = 0
+        self._fidelity: Fidelity | None = None  # where the first choice's answer is offered to
+        self._first_answer: list[int] = []
 
     @classmethod
     def submit(
@@ -82,6 +85,7 @@ class Generation:
         prompts: Sequence[EncodedPrompt],
         sampling: SamplingParams,
         num_choices: int,
+        overrides: Overrides | None = None,
     ) -> Self:
         """Queue every choice of every prompt, all or none."""
         requests = [
@@ -89,7 +93,11 @@ class Generation:
             for prompt in prompts
             for request in _requests(served, prompt, sampling, num_choices)
         ]
-        return cls(service.engine.submit(requests), served, prompts, service.request_timeout)
+        streams = service.engine.submit(requests)
+        generation = cls(streams, served, prompts, service.request_timeout)
+        if service.fidelity is not None and service.fidelity.wants(served, overrides):
+            generation._fidelity = service.fidelity
+        return generation
 
     def __aiter__(self) -> Self:
         return self
@@ -154,6 +162,11 @@ class Generation:
     def _count(self, news: ChoiceOutput) -> None:
         self._num_open -= news.output.finish_reason is not None
         self._num_generated += len(news.output.tokens)
+        if self._fidelity is not None and news.index == 0:
+            self._first_answer += [token.token_id for token in news.output.tokens]
+            if news.output.finish_reason is not None:
+                answer = tuple(self._first_answer)
+                self._fidelity.offer(self._served, self._prompts[0], answer)
         if news.index % self._num_choices == 0:  # later choices find what the first one has read
             self._cached[news.index // self._num_choices] = news.output.num_cached_tokens
 

@@ -82,11 +82,13 @@ class Lifecycle:
         """Refuse what is new and let what runs finish, for at most `timeout` seconds."""
         self.is_draining = True
         if self._service is not None:
+            if self._service.fidelity is not None:
+                self._service.fidelity.close()  # nobody waits for it
             await self._service.engine.drain(timeout)
 
     async def stop(self) -> None:
         """End the engine's thread and close the catalog."""
-        self.is_draining = True
+        await self.drain(0)
         if self._service is not None:
             await self._service.engine.stop()
             await run_in_threadpool(self._service.close)

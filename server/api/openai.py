@@ -48,7 +48,9 @@ async def create_completion(
         logprobs=body.logprobs is not None,
         members=shown_members(served, body.members_top_k),
     )
-    generation = Generation.submit(service, served, prompts, sampling, body.num_choices)
+    generation = Generation.submit(
+        service, served, prompts, sampling, body.num_choices, body.overrides
+    )
     return await _answer(request, body, generation, view)
 
 
@@ -69,7 +71,9 @@ async def create_chat_completion(
     sampling = chat_sampling(body, served.defaults, limits)
     members = shown_members(served, body.members_top_k)
     view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs), members=members)
-    generation = Generation.submit(service, served, [prompt], sampling, body.num_choices)
+    generation = Generation.submit(
+        service, served, [prompt], sampling, body.num_choices, body.overrides
+    )
     return await _answer(request, body, generation, view)
 
 

@@ -11,6 +11,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
 from ensemble.errors import StatisticsError
+from server.api.fidelity import Fidelity
 from server.api.prompts import EncodedPrompt
 from server.api.source_scores import score_sources
 from server.engine.async_engine import AsyncEngine
@@ -37,6 +38,7 @@ class Service:
     catalog: Catalog
     request_timeout: float | None = None
     close: Callable[[], None] = lambda: None
+    fidelity: Fidelity | None = None
     _edits: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(NUM_EDITS))
 
     @property

@@ -25,6 +25,7 @@ METAVARS = {
     "variant_memory": "GIB",
     "kv_memory": "GIB",
     "request_timeout": "S",
+    "fidelity_sample": "SHARE",
     "shutdown_timeout": "S",
 }
 

@@ -12,7 +12,7 @@ from server.presets.ensembles import EnsembleMember
 from server.presets.jobs import RETRY_SECONDS
 from server.presets.resolved import Resolved
 from server.presets.resolver import Resolver
-from server.presets.served import Overrides, Served, ServedMember
+from server.presets.served import Mode, Overrides, Served, ServedMember
 from server.presets.snapshot import Snapshot
 from server.presets.variants import Variants
 from server.presets.weighing import Weighing
@@ -40,6 +40,22 @@ class Caller:
         UnprocessableError if they cannot be built.
         """
         return self._served(self._resolver.resolve(snapshot, model, overrides))
+
+    def other_mode(self, snapshot: Snapshot, served: Served) -> Served | None:
+        """The same revision of a preset in its other mode, whatever callers may ask for; None
+        unless that revision still serves and all weights are in memory.
+        """
+        preset = snapshot.presets.get(served.preset or "")
+        if preset is None:
+            return None
+        mode: Mode = "merge" if served.mode == "ensemble" else "ensemble"
+        resolved = self._resolver.in_mode(snapshot, preset, mode)
+        plans = [member.plan for member in resolved.members]
+        is_there = all(p.variant is None or self._variants.built(p.variant.digest) for p in plans)
+        if resolved.revision != served.revision or not is_there:
+            return None
+        asked = self._served(resolved)
+        return asked.result() if asked.done() else None
 
     def begin_weighing(
         self, snapshot: Snapshot, model: str, overrides: Overrides

@@ -178,6 +178,12 @@ class Catalog:
         """The same without waiting: done already, unless weights have to be built."""
         return self._caller.begin(self._snapshot, model, overrides or Overrides())
 
+    def other_mode(self, served: Served) -> Served | None:
+        """What a request was pinned to, in the preset's other mode; None unless that revision still
+        serves and all weights are in memory.
+        """
+        return self._caller.other_mode(self._snapshot, served)
+
     def begin_weighing(self, model: str, overrides: Overrides) -> Future[Weighing]:
         """The sources among which a request's prompt is to choose, in the same way."""
         return self._caller.begin_weighing(self._snapshot, model, overrides)

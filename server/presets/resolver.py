@@ -115,16 +115,33 @@ class Resolver:
         serving = self.serving(preset, parsed.revision)
         document, plan = serving.stored.record.document, serving.plan
         mode = self._mode(document, asked_mode(parsed.mode, overrides))
-        resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
         if mode == "ensemble":
-            ensemble = self._ensemble(snapshot, document, plan, overrides)
-            return replace(resolved, mode=mode, ensemble=ensemble)
+            return self._as_ensemble(snapshot, serving, model, overrides)
+        resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
         check_only_merges(overrides)
         if overrides.weights:
             plan = self._reweighted(document, plan, overrides.weights)
             if plan.digest != serving.plan.digest:
                 self._check_temporary(plan, "mergeserve.weights")
         return replace(resolved, plan=plan)
+
+    def in_mode(self, snapshot: Snapshot, preset: Preset, mode: Mode) -> Resolved:
+        """What a preset serves in a mode, whatever callers may ask for."""
+        serving = self.serving(preset, None)
+        document = serving.stored.record.document
+        if mode == "ensemble":
+            return self._as_ensemble(snapshot, serving, document.name, Overrides())
+        return Resolved(
+            document.name, serving.plan, document.name, serving.revision, document.defaults
+        )
+
+    def _as_ensemble(
+        self, snapshot: Snapshot, serving: Serving, model: str, overrides: Overrides
+    ) -> Resolved:
+        document, plan = serving.stored.record.document, serving.plan
+        ensemble = self._ensemble(snapshot, document, plan, overrides)
+        resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
+        return replace(resolved, mode="ensemble", ensemble=ensemble)
 
     def _mode(self, document: PresetDocument, asked: Mode | None) -> Mode:
         if asked is not None and asked != document.mode:

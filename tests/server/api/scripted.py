@@ -122,6 +122,11 @@ class ScriptedEngine:
         """Streams that have not ended."""
         return sum(not stream.finished for stream in self.streams)
 
+    @property
+    def num_background(self) -> int:
+        """Those of background priority."""
+        return sum(stream.is_background and not stream.finished for stream in self.streams)
+
     def start(self) -> None:
         """Nothing to start."""
 
@@ -136,7 +141,10 @@ class ScriptedEngine:
         streams = []
         for request in requests:
             index = len(self.streams)
-            stream = Stream(lambda _, index=index: self.cancelled.add(index))
+            stream = Stream(
+                lambda _, index=index: self.cancelled.add(index),
+                is_background=request.priority == "background",
+            )
             self.requests.append(request)
             self.streams.append(stream)
             for output in self.script(request):

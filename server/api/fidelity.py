@@ -1,0 +1,194 @@
+"""Live fidelity: how far a preset's two modes are apart on what callers really ask.
+
+A sampled share of the answers is scored by both modes, afterwards and in the background. No request
+waits for that: what there is no room for is dropped, and counted.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ensemble.divergence import divergences
+from ensemble.rule import Rule
+from server.api.groups import compile_rules, engine_members
+from server.api.prompts import EncodedPrompt
+from server.engine.async_engine import AsyncEngine, Stream
+from server.engine.request import Member, Request, SamplingParams
+from server.errors import InvalidRequestError, QueueFullError, ServiceError, UnavailableError
+from server.presets.catalog import Catalog
+from server.presets.served import Overrides, Served
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING = 8
+"""Answers that wait to be scored or are; further ones are dropped."""
+
+
+class FidelityObserver(Protocol):
+    """Told of every answer that was sampled; must not block."""
+
+    def fidelity(self, preset: str, *, agreement: float, overlap: float, divergence: float) -> None:
+        """An answer was scored: the share of its tokens at which both modes have the same most
+        likely one, the mean overlap of their distributions (1 minus the total variation), and their
+        mean Jensen-Shannon divergence in nats.
+        """
+
+    def fidelity_dropped(self, reason: str) -> None:
+        """An answer was not scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Which rows of a group are one mode's, and how they become its distribution."""
+
+    rows: tuple[int, ...]
+    rule: Rule | None
+
+    def log_probs(self, logits: torch.Tensor) -> torch.Tensor:
+        """[rows, positions, vocab] -> [positions, vocab]."""
+        own = logits[list(self.rows)]
+        combined = own[0] if self.rule is None else self.rule(own)
+        return combined.log_softmax(dim=-1)
+
+
+class AgreementReader:
+    """Reads an answer under two modes, and adds up how far they are apart."""
+
+    def __init__(self, one: Side, other: Side) -> None:
+        self._one, self._other = one, other
+        self._sums = torch.zeros(3, dtype=torch.float64)  # same top, overlap, divergence
+        self._count = 0
+
+    def __call__(self, begin: int, logits: torch.Tensor) -> None:
+        """Float32 [rows, positions, vocab]."""
+        found = divergences(self._one.log_probs(logits), self._other.log_probs(logits), top_k=1)
+        columns = (found.same_top, 1 - found.total_variation, found.js)
+        self._sums += torch.stack([column.double().sum().cpu() for column in columns])
+        self._count += logits.shape[1]
+
+    @property
+    def means(self) -> tuple[float, float, float]:
+        """Agreement, overlap and divergence over the positions."""
+        agreement, overlap, divergence = (self._sums / self._count).tolist()
+        return agreement, overlap, divergence
+
+
+class Fidelity:
+    """Samples answers of presets. All methods belong to the event loop's thread.
+
+    `share` of the answers are sampled; `draw` gives numbers from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        catalog: Catalog,
+        observer: FidelityObserver,
+        share: float,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._engine, self._catalog, self._observer = engine, catalog, observer
+        self._share, self._draw = share, draw
+        self._pending: dict[asyncio.Task[None], Stream] = {}
+        self._is_closed = False
+
+    def wants(self, served: Served, overrides: Overrides | None) -> bool:
+        """Whether a request's answer shall be offered: one of a preset as it is, in either mode."""
+        is_plain = overrides is None or overrides == Overrides(mode=overrides.mode)
+        return served.preset is not None and is_plain and self._draw() < self._share
+
+    def offer(self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]) -> None:
+        """Score an answer's tokens when there is time, or drop it."""
+        reason = self._drop_reason(answer)
+        if reason is None:
+            try:
+                reason = self._submit(served, prompt, answer)
+            except Exception:  # the answer itself was right, and has been sent
+                logger.exception("%s was not scored by its other mode", served.label)
+                reason = "failed"
+        if reason is not None:
+            self._observer.fidelity_dropped(reason)
+
+    def close(self) -> None:
+        """Give up what is pending, and take nothing more."""
+        self._is_closed = True
+        for task, stream in list(self._pending.items()):
+            stream.cancel()
+            task.cancel()
+
+    def _drop_reason(self, answer: tuple[int, ...]) -> str | None:
+        num_live = self._engine.num_open - self._engine.num_background
+        if self._is_closed:
+            return "closed"
+        if not answer:
+            return "empty"
+        if num_live > self._engine.config.max_rows:
+            return "busy"
+        return "queue_full" if len(self._pending) >= MAX_PENDING else None
+
+    def _submit(self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]) -> str | None:
+        """Queue the group of both modes' rows; the reason if that cannot be."""
+        try:
+            other = self._catalog.other_mode(served)
+        except ServiceError:  # say, an ensemble that cannot be made of this recipe
+            return "no_other_mode"
+        if other is None:
+            return "not_at_hand"
+        if any(member.system or member.prompt for member in other.members):
+            return "own_prompts"
+        request, reader = _request(served, other, prompt, answer)
+        try:
+            (stream,) = self._engine.submit([request])
+        except InvalidRequestError:
+            return "too_large"
+        except (QueueFullError, UnavailableError):
+            return "queue_full"
+        task = asyncio.ensure_future(self._watch(stream, reader, served.preset or ""))
+        self._pending[task] = stream
+        task.add_done_callback(self._pending.pop)
+        return None
+
+    async def _watch(self, stream: Stream, reader: AgreementReader, preset: str) -> None:
+        async for output in stream:
+            if output.finish_reason == "error":
+                self._observer.fidelity_dropped("failed")
+            elif output.finish_reason is not None:
+                agreement, overlap, divergence = reader.means
+                self._observer.fidelity(
+                    preset, agreement=agreement, overlap=overlap, divergence=divergence
+                )
+
+
+def _request(
+    served: Served, other: Served, prompt: EncodedPrompt, answer: tuple[int, ...]
+) -> tuple[Request, AgreementReader]:
+    """One group with the rows of both modes; those that both have are computed once."""
+    places: dict[tuple[tuple[int, ...], str], int] = {}
+    members: list[Member] = []
+    modes: list[Side] = []
+    for each in (served, other):
+        rows = []
+        for member in engine_members(each, prompt):
+            key = (member.prompt, member.weights.digest)
+            if key not in places:
+                places[key] = len(members)
+                members.append(Member((*member.prompt, *answer), member.weights, member.name))
+            rows.append(places[key])
+        modes.append(Side(tuple(rows), compile_rules(each, 1.0)[0]))
+    reader = AgreementReader(*modes)
+    request = Request(
+        members=tuple(members),
+        sampling=SamplingParams(max_tokens=0),
+        reader=reader,
+        num_read=len(answer),
+        priority="background",
+        label=served.preset or "",
+        path=served.path,
+        mode=served.mode,
+    )
+    return request, reader
