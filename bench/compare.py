@@ -26,7 +26,8 @@ from server.api.compare import Comparison, prepare
 from server.api.compare_schemas import CompareBody
 from server.api.service import Service
 from server.app import load_service
-from server.compare.run import NUM_READINGS, at_once
+from server.compare.at_once import at_once
+from server.compare.run import NUM_READINGS
 from server.engine.async_engine import Stream
 from server.engine.block_manager import BlockManager
 from server.engine.request import Member, Request, SamplingParams

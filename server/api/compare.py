@@ -1,7 +1,8 @@
 """`POST /v1/compare`: any number of candidates against one reference. From here follow `Run`."""
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,9 +21,11 @@ from server.api.errors import error_body, internal_error
 from server.api.lifecycle import ServiceDep
 from server.api.service import Service
 from server.api.sse import DONE, EventStream, event, frame
+from server.compare.events import Event, Piece
 from server.compare.findings import Terms
+from server.compare.job import Job
 from server.compare.reporting import find_subject, make_report
-from server.compare.run import Event, Job, Piece, Run
+from server.compare.run import Run
 from server.errors import ServiceError
 
 logger = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ async def _stream(request: Request, comparison: Comparison) -> Response:
     """A stream of chunks. What fails before the first piece of text is raised, and has its own
     status.
     """
-    events = aiter(comparison.run)
+    events = comparison.run.events()
     begun: list[Event] = []
 
     async def begin() -> None:
@@ -109,14 +112,15 @@ async def _stream(request: Request, comparison: Comparison) -> Response:
 
 
 async def _frames(
-    begun: list[Event], events: AsyncIterator[Event], comparison: Comparison
+    begun: list[Event], events: AsyncGenerator[Event, None], comparison: Comparison
 ) -> AsyncGenerator[bytes, None]:
     view = comparison.view
     try:
         for news in begun:
             yield frame(view.chunk(news))
-        async for news in events:
-            yield frame(view.chunk(news))
+        async with aclosing(events):
+            async for news in events:
+                yield frame(view.chunk(news))
         yield event(await run_in_threadpool(comparison.result, streamed=True))
     except ServiceError as error:
         yield frame(error_body(error))

@@ -13,11 +13,11 @@ from server.api.chat import CHUNK_KIND
 from server.api.completions import KIND
 from server.api.responses import ChatChunkChoice, CompletionChoice, Delta
 from server.compare.candidate import Candidate
+from server.compare.events import Piece, Progress
 from server.compare.findings import Findings
 from server.compare.markdown import to_markdown
 from server.compare.page import to_html
 from server.compare.report import Report
-from server.compare.run import Piece, Progress
 
 RESULT_KIND = "comparison"
 

@@ -7,7 +7,7 @@ import numpy as np
 from server.compare.answer import first_divergence
 from server.compare.findings import Findings, TextKind
 from server.compare.measures import Measures
-from server.compare.report import AnswerReport, PositionsReport, PromptReport
+from server.compare.prompt_report import AnswerReport, PositionsReport, PromptReport
 from server.compare.ribbons import TokenText
 from server.compare.versus import KINDS
 

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from server.compare.report import PromptReport, Report, Table
+from server.compare.prompt_report import PromptReport
+from server.compare.report import Report, Table
 from server.compare.wording import main_table, settings_line, tag_table
 
 SHOWN_CHARACTERS = 160

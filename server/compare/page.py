@@ -16,14 +16,8 @@ from markupsafe import Markup
 from pydantic_core import to_json
 
 from server.compare.markdown import fidelity_rows
-from server.compare.report import (
-    CandidateReport,
-    Histogram,
-    PromptReport,
-    Report,
-    Ribbon,
-    RibbonToken,
-)
+from server.compare.prompt_report import PromptReport, Ribbon, RibbonToken
+from server.compare.report import CandidateReport, Histogram, Report
 from server.compare.wording import main_table, settings_line, tag_table
 
 JS_LEVELS = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4)

@@ -6,8 +6,8 @@ import numpy as np
 
 from server.compare.findings import Findings
 from server.compare.measures import Measures
+from server.compare.prompt_report import Choice, Ribbon, RibbonToken, RibbonVoice
 from server.compare.reading import Reading
-from server.compare.report import Choice, Ribbon, RibbonToken, RibbonVoice
 
 NUM_RIBBONS = 10
 

@@ -7,22 +7,25 @@ answers after the other, so that its speed is its own; with one prompt all answe
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 from server.compare.answer import Answer
+from server.compare.at_once import at_once
 from server.compare.candidate import Candidate, Probe, Voice, Voices
 from server.compare.case import Case
-from server.compare.findings import Findings, Terms
+from server.compare.events import Event, Phase, Piece, Progress
+from server.compare.findings import Findings
+from server.compare.job import Job
 from server.compare.reading import Reading
 from server.compare.reading_plan import TextPlan, plan_texts, union
 from server.compare.text_reader import TextReader
 from server.engine.async_engine import Stream
 from server.engine.config import EngineConfig
-from server.engine.request import FinishReason, Member, Output, Request, SamplingParams
+from server.engine.request import Member, Output, Request, SamplingParams
 from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
 from server.presets.served import Served
 
@@ -31,8 +34,6 @@ QUEUE_PAUSE = 0.2
 
 NUM_READINGS = 2
 """Texts that are read at the same time: while one ends, the next one has begun."""
-
-Phase = Literal["answers", "readings"]
 
 
 class Engine(Protocol):
@@ -46,45 +47,9 @@ class Engine(Protocol):
         """Queue requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The next piece of one candidate's answer to one prompt."""
-
-    case: int
-    candidate: int
-    text: str
-    finish_reason: FinishReason | None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How many of the answers, or of the readings, are there."""
-
-    phase: Phase
-    done: int
-    total: int
-
-
-Event = Piece | Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is to be compared. `sampling` is every candidate's; its seed is that of the first
-    prompt, and the next one's is one more.
-    """
-
-    terms: Terms
-    cases: Sequence[Case]
-    candidates: Sequence[Candidate]
-    probes: Sequence[Probe]
-    sampling: SamplingParams
-
-
 @dataclass(slots=True, eq=False)
 class Run:
-    """One comparison. Iterate over its events, then ask for `findings`.
+    """One comparison. Iterate over its `events`, then ask for `findings`.
 
     Leaving the iteration, or `cancel`, frees all that the engine holds for it.
     """
@@ -106,7 +71,7 @@ class Run:
         self._readings = [{} for _ in range(num_cases)]
         self._walls = [None] * num_candidates
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Do the work, and tell of it. Raises ServiceError if the comparison cannot go on."""
         self._working = asyncio.ensure_future(self._work())
         try:
@@ -124,7 +89,7 @@ class Run:
 
     async def finish(self) -> Findings:
         """Run to the end without listening."""
-        async with aclosing(self.__aiter__()) as events:  # type: ignore[type-var]
+        async with aclosing(self.events()) as events:
             async for _ in events:
                 pass
         return self.findings()
@@ -297,21 +262,3 @@ class Run:
     def _note(self, phase: Phase, total: int, step: int = 1) -> None:
         self._done[phase] = self._done.get(phase, 0) + step
         self._events.put_nowait(Progress(phase, self._done[phase], total))
-
-
-async def at_once(work: Sequence[Callable[[], Awaitable[None]]], limit: int) -> None:
-    """Do all of it, at most `limit` at the same time. The first error ends the rest, and is
-    raised.
-    """
-    waiting = iter(work)
-
-    async def worker() -> None:
-        for item in waiting:
-            await item()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(limit, len(work))):
-                group.create_task(worker())
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
