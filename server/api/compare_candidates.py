@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fastapi.concurrency import run_in_threadpool
+
 from server.api.compare_schemas import CompareBody
 from server.api.compare_voices import ByPrompt
 from server.api.service import Service
@@ -72,7 +74,8 @@ async def explain(service: Service, lineup: Lineup, subject: int, asked: Compare
     for index in dict.fromkeys((subject, lineup.reference)):
         candidate = lineup.candidates[index]
         refusals = []
-        for probe in _probes(service, candidate, _own_overrides(asked, index)):
+        wanted = _probes(service, candidate, _own_overrides(asked, index))
+        for probe in await run_in_threadpool(list, wanted):  # old revisions are in the database
             if probe.kind == "twin" and index != subject:
                 continue
             try:
@@ -153,9 +156,9 @@ async def _of_preset(service: Service, model: str) -> Lineup:
             param="model",
         )
     served = await service.resolve(model, None)
-    record = service.catalog.preset(parsed.name, served.revision)
+    parts = _parts(service, parsed.name, served.revision)
     lineup = Lineup([], 0)
-    for wanted in _parts(service, record):
+    for wanted in await run_in_threadpool(list, parts):  # old revisions are in the database
         try:
             found = await _resolve(service, lineup, wanted.model, wanted.overrides)
         except NOT_SERVED as error:
@@ -165,7 +168,8 @@ async def _of_preset(service: Service, model: str) -> Lineup:
     return lineup
 
 
-def _parts(service: Service, record: PresetRecord) -> Iterator[Wanted]:
+def _parts(service: Service, name: str, revision: int | None) -> Iterator[Wanted]:
+    record = service.catalog.preset(name, revision)
     yield Wanted("base", "base", "base")
     for source in record.document.sources:
         yield Wanted(source, "source", source)

@@ -268,6 +268,30 @@ def test_a_uniform_model_has_the_vocabulary_as_perplexity(api: Harness) -> None:
     assert {request.label for request in api.engine.requests} == {"tutor"}
 
 
+def test_members_read_their_own_prompts(api: Harness) -> None:
+    """A member with a prompt of its own reads the completion after that one; whole texts, and
+    echoes, which it would not read, are refused.
+    """
+    guided = {
+        "name": "guided",
+        "sources": {"math": {"weight": 1.5}},
+        "mode": "ensemble",
+        "ensemble": {"rule": "task_arithmetic", "members": {"math": {"prompt": "Add! "}}},
+    }
+    created = api.post("/v1/presets", guided)
+    assert created.status_code == 201, created.text
+    api.engine.script = scored
+    body = {"model": "guided", "prompts": ["1 + 1 ="], "completions": [" 2"]}
+    assert api.post(URL, body).status_code == 200
+    (request,) = api.engine.requests
+    assert {member.prompt for member in request.members} == {ids("1 + 1 = 2"), ids("Add!  2")}
+    assert request.num_read == 2
+    refused = api.post(URL, {"model": "guided", "texts": ["1 + 1 = 2"]})
+    assert "'math' reads a prompt of its own" in refused.json()["error"]["message"]
+    echo = api.complete(model="guided", echo=True, logprobs=1, max_tokens=0)
+    assert (echo.status_code, echo.json()["error"]["param"]) == (400, "echo")
+
+
 def test_half_of_the_rows_are_left_to_others(start: StartApp) -> None:
     """No more texts are in the engine at once than half of the rows."""
     api = start()

@@ -1,5 +1,6 @@
 """A given text is read by all rows of its group together, each position once."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -223,3 +224,39 @@ def test_members_must_read_one_text() -> None:
         )
     with pytest.raises(AssertionError, match="at least one token"):
         Request((Member((1, 2, 3), blend),), SCORED, reader=Notes(), num_read=3)
+
+
+def test_texts_in_the_background_of_live_traffic_are_read_right(tmp_path: Path) -> None:
+    """With live requests that come and go, and a KV cache in which background groups must give way,
+    every live text is naive greedy's and every background text is read once and right.
+    """
+    bench = make_bench(tmp_path, kv_memory=0.00006, max_rows=6)
+    object.__setattr__(bench.engine.config, "max_background_tokens", 3)
+    blend = blend_of(bench.base, {bench.adapter(1): 1.0})
+    read_by: list[tuple[list[Member], Notes, Group]] = []
+    for seed in range(6):
+        text = random_prompt(20 + seed, seed=50 + seed)
+        members = [Member(text, bench.empty), Member((*random_prompt(9, seed), *text), blend)]
+        notes = Notes()
+        group = read(bench, members, len(text) - 1, notes, priority="background")
+        read_by.append((members, notes, group))
+    dice = random.Random(0)
+    live: list[tuple[tuple[int, ...], Group]] = []
+    for number in range(25):
+        prompt = random_prompt(dice.randint(1, 30), seed=number)
+        live.append((prompt, bench.add(prompt)))
+        for _ in range(dice.randint(0, 8)):
+            bench.step()
+        bench.check_integrity()
+    bench.run()
+    bench.check_integrity()
+    assert any(group.num_preemptions for _, _, group in read_by)
+    model = bench.merged(bench.empty)
+    for prompt, group in live:
+        assert naive_greedy(model, prompt, 12) == group.output_tokens
+    for members, notes, group in read_by:
+        num_read = group.request.text_len
+        assert_read_once(notes, num_read)
+        for row, member in enumerate(members):
+            expected = naive_logits(bench, member, num_read)
+            torch.testing.assert_close(notes.logits[row], expected, atol=1e-4, rtol=1e-4)
