@@ -31,8 +31,6 @@ def inspect_folder(
     an adapter the base's weights are not needed, but for what `base_tensor` looks up (see
     `check_adapter`); a checkpoint is compared with the base's files, which `resident` opens.
     """
-    if not folder.is_dir():
-        return _report(folder, "not a folder", [])
     if (folder / FILE).is_file() or any(folder.glob("adapter_model.*")):
         lines = _adapter_lines(folder, base, base_tensor, allow_base_mismatch)
         return _report(folder, "an adapter (PEFT)", lines)

@@ -9,7 +9,7 @@ from merging.checkpoint import checkpoint_digest
 from merging.checkpoint_fit import under_base_names
 from merging.checkpoint_weights import open_checkpoint
 from merging.diagnosis import Diagnosis, GroupFigures
-from merging.errors import MergingError, OutputError
+from merging.errors import MergingError, OutputError, SourceError
 from merging.plan_diagnosis import diagnose_plan
 from server.commands.failure import fail
 from server.commands.logs import configure_logging
@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _inspect_folder(folder: Path, arguments: argparse.Namespace) -> str:
     if arguments.html is not None or arguments.source:
         raise OutputError("--html and --source go with --recipe")
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is not a folder")
     if arguments.model is None:
         return inspect_folder(folder, None)
     base_folder = model_folder(arguments.model, lambda what, done, total: None)

@@ -193,8 +193,3 @@ def test_other_folders_are_neither(tmp_path: Path) -> None:
     report = inspect_folder(tmp_path, None)
     assert "neither an adapter nor a checkpoint" in report
     assert "notes.txt" in report
-
-
-def test_a_path_that_is_no_folder_is_said(tmp_path: Path) -> None:
-    """A file or nothing at all is not inspected."""
-    assert inspect_folder(tmp_path / "none", None) == f"{tmp_path / 'none'}: not a folder"

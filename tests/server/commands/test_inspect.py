@@ -32,6 +32,14 @@ def test_base_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that there is not is an error and no report."""
+    assert main(["inspect", str(tmp_path / "nothing")]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "nothing is not a folder" in told.err
+
+
 def test_an_adapter_that_records_its_base(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
