@@ -118,9 +118,11 @@ class AsyncEngine:
         rows.
         """
         limit = self.config.max_rows + self.config.max_queued
-        if len(requests) > limit:
+        num_rows = sum(len(request.members) for request in requests)
+        if num_rows > limit:
             raise InvalidRequestError(
-                f"{len(requests)} prompts and choices in one request; this server takes {limit}"
+                f"{len(requests)} prompts and choices in one request, of {num_rows} rows in all; "
+                f"this server takes {limit} rows (--max-rows and --max-queued)"
             )
         if self.num_open + len(requests) > limit:
             raise QueueFullError(
