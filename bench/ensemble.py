@@ -28,6 +28,7 @@ from server.engine.engine import Engine
 from server.engine.loading import load_engine
 from server.engine.options import EngineOptions
 from server.engine.request import Member, Request, SamplingParams
+from server.engine.slab import IDLE_STEPS
 
 NUM_MEMBERS = 4
 WEIGHT = 0.3
@@ -45,7 +46,9 @@ def weights_of(base: Base) -> dict[str, Blend]:
 def step_seconds(
     engine: Engine, concurrency: int, weights: dict[str, Blend], rule: Rule | None, num_steps: int
 ) -> float:
-    """Median seconds of a decode step of so many requests, each a group of the rule's rows."""
+    """Median seconds of a decode step of so many requests, each a group of the rule's rows. The
+    first steps do not count: until then adapters of the run before may be in the slab.
+    """
     params = SamplingParams(temperature=0, max_tokens=num_steps + 8, ignore_eos=True)
     names = rule.rows if rule is not None else ("random-0",)
     for number in range(concurrency):
@@ -59,7 +62,7 @@ def step_seconds(
         running = engine.scheduler.running
         if len(outputs) == concurrency == len(running) and all(g.is_decoding for g in running):
             seconds.append(elapsed)
-    return statistics.median(seconds[4:])
+    return statistics.median(seconds[IDLE_STEPS + 4 :])
 
 
 def loop_seconds(folder: Path, rule: Rule, num_steps: int) -> float:
