@@ -38,7 +38,9 @@ async def create_completion(
 
     served, prompts = await _resolve(service, body, encode)
     longest = max(prompt.longest for prompt in prompts)
-    sampling = completion_sampling(body, served.defaults, _limits(service, "prompt", longest))
+    sampling = completion_sampling(
+        body, served.defaults, _limits(service, served, "prompt", longest)
+    )
     view = CompletionView(
         served,
         service.tokenizer,
@@ -67,7 +69,7 @@ async def create_chat_completion(
         return [await encode_messages(body.messages, service.tokenizer, members)]
 
     served, (prompt,) = await _resolve(service, body, encode)
-    limits = _limits(service, "messages", prompt.longest)
+    limits = _limits(service, served, "messages", prompt.longest)
     sampling = chat_sampling(body, served.defaults, limits)
     members = shown_members(served, body.members_top_k)
     view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs), members=members)
@@ -130,5 +132,8 @@ def _check_num_streams(service: Service, num_streams: int, param: str) -> None:
         )
 
 
-def _limits(service: Service, field: str, prompt_len: int) -> Limits:
-    return Limits(field, prompt_len, service.max_model_len, service.tokenizer.vocab_size)
+def _limits(service: Service, served: Served, field: str, prompt_len: int) -> Limits:
+    config = service.engine.config
+    kv_len = config.num_blocks // len(served.members) * config.block_size
+    vocab_size = service.tokenizer.vocab_size
+    return Limits(field, prompt_len, service.max_model_len, kv_len, vocab_size)

@@ -20,12 +20,14 @@ GREEDY_BELOW = 1e-5
 class Limits:
     """What a request has to fit into.
 
-    `prompt_len` is that of its longest prompt, which came in the field `prompt_field`.
+    `prompt_len` is that of its longest prompt, which came in the field `prompt_field`. The rows of
+    one group find room in the KV cache for `kv_len` tokens each.
     """
 
     prompt_field: str
     prompt_len: int
     max_model_len: int
+    kv_len: int
     vocab_size: int
 
 
@@ -40,9 +42,11 @@ def completion_sampling(
 
 
 def chat_sampling(body: ChatBody, defaults: SamplingDefaults, limits: Limits) -> SamplingParams:
-    """Sampling parameters of a chat completion. Without a limit it has what fits the context."""
+    """Sampling parameters of a chat completion. Without a limit it has what fits the context, and
+    for all members of an ensemble the KV cache.
+    """
     name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    wanted = defaults.max_tokens or limits.max_model_len
+    wanted = defaults.max_tokens or max(1, limits.kv_len - limits.prompt_len)
     max_tokens = _token_limit(body.token_limit, name, wanted, limits)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return _sampling(body, defaults, limits, max_tokens, logprobs, None)

@@ -127,9 +127,11 @@ class AsyncEngine:
         rows. Live and background requests are counted apart: neither takes the other's places.
         """
         limit = self.config.max_rows + self.config.max_queued
-        if len(requests) > limit:
+        num_rows = sum(len(request.members) for request in requests)
+        if num_rows > limit:
             raise InvalidRequestError(
-                f"{len(requests)} prompts and choices in one request; this server takes {limit}"
+                f"{len(requests)} prompts and choices in one request, of {num_rows} rows in all; "
+                f"this server takes {limit} rows (--max-rows and --max-queued)"
             )
         num_background = sum(request.priority == "background" for request in requests)
         num_live = self.num_open - self.num_background

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from merging.errors import SourceError
 from merging.plan import Plan
-from server.errors import NotFoundError, ServiceError, UnprocessableError
+from server.errors import NotFoundError, ServiceError, UnavailableError, UnprocessableError
 from server.presets.contents import Content
 from server.presets.planner import Planner, parse_recipe
 from server.presets.record import PresetRecord, StoredRevision
-from server.presets.snapshot import Preset
+from server.presets.snapshot import Preset, Serving
 from server.presets.sources import SourceRegistry
 from server.presets.store import PresetStore
 
@@ -39,6 +39,16 @@ class KeptRevisions:
         if stored is None:
             raise self._missing(preset.record, revision)
         return self._as_of(stored, preset)
+
+    def serving(self, preset: Preset, revision: int | None) -> Serving:
+        """The revision that a request for a preset gets."""
+        serving = preset.serving
+        if serving is not None and revision in (None, serving.revision):
+            return serving
+        if revision in (None, preset.record.revision):
+            _check_built(preset.record)
+        stored = preset.head if revision is None else self.find(preset, revision)
+        return Serving(stored, self.plan(stored))
 
     def all(self, preset: Preset) -> list[PresetRecord]:
         """The records of every kept revision, newest first."""
@@ -104,3 +114,10 @@ class KeptRevisions:
         if reasons:
             record = replace(record, state="failed", reasons=tuple(reasons))
         return replace(stored, record=record)
+
+
+def _check_built(record: PresetRecord) -> None:
+    if record.state == "building":
+        raise UnavailableError(f"{record.label} is still building", retry_after=1)
+    if record.state == "failed":
+        raise UnprocessableError(f"{record.label} cannot be called: {'; '.join(record.reasons)}")

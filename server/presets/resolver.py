@@ -1,6 +1,6 @@
 """From a model string to the plan of the weights that a request is pinned to."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pydantic import JsonValue
@@ -8,17 +8,12 @@ from pydantic import JsonValue
 from merging.methods import METHODS
 from merging.plan import Plan, base_plan
 from merging.recipe import BASE, Recipe
-from server.errors import (
-    ForbiddenError,
-    InvalidRequestError,
-    NotFoundError,
-    UnavailableError,
-    UnprocessableError,
-)
+from server.errors import InvalidRequestError
 from server.presets.document import PresetDocument
 from server.presets.ensemble_settings import EnsembleSettings
-from server.presets.ensembles import Ensemble, EnsembleMember, EnsemblePlanner, FindModel
+from server.presets.ensembles import Ensemble, EnsembleMember, EnsemblePlanner
 from server.presets.kept_revisions import KeptRevisions
+from server.presets.member_finder import LIST_MODELS, MemberFinder
 from server.presets.names import ModelString, is_base, model_not_found, parse_model_string
 from server.presets.overriding import (
     asked_mode,
@@ -28,16 +23,14 @@ from server.presets.overriding import (
     combination_fields,
     overridden,
 )
+from server.presets.permissions import Permissions
 from server.presets.planner import Planner, parse_recipe
 from server.presets.policy import Policy
-from server.presets.record import PresetRecord
 from server.presets.resolved import Resolved
 from server.presets.served import Mode, Overrides
-from server.presets.snapshot import Preset, Serving, Snapshot
+from server.presets.snapshot import Preset, Snapshot
 from server.presets.sources import Source
 from server.presets.weighing import Candidates
-
-LIST_MODELS = "GET /v1/models lists those that do."
 
 
 class Resolver:
@@ -46,7 +39,8 @@ class Resolver:
     def __init__(self, planner: Planner, kept: KeptRevisions, policy: Policy) -> None:
         self._planner = planner
         self._kept = kept
-        self._policy = policy
+        self._permissions = Permissions(policy)
+        self._members = MemberFinder(planner.base, kept, self._permissions)
         self._base_plan = base_plan(planner.base)
         self._ensembles = EnsemblePlanner(planner)
 
@@ -78,11 +72,16 @@ class Resolver:
         if preset is None:
             check_no_weights(overrides, self.resolve(snapshot, model, chosen).model)
             raise AssertionError("what is no preset has no weights")
-        serving = self.serving(preset, parsed.revision)
+        serving = self._kept.serving(preset, parsed.revision)
         document, plan = serving.stored.record.document, serving.plan
         names = sorted(document.sources.keys() & plan.sources.keys())
+        if not names:
+            raise InvalidRequestError(
+                f"mergeserve.weights: preset {document.name!r} has no source to choose",
+                param="mergeserve.weights",
+            )
         if overrides.auto == "route":
-            self._check_level(document, ("weights",), "other weights")
+            self._permissions.check_level(document, ("weights",), "other weights")
             mode = self._mode(document, asked_mode(parsed.mode, overrides))
             if mode == "merge":
                 check_only_merges(overrides)
@@ -94,16 +93,6 @@ class Resolver:
         sources = (EnsembleMember(n, self._ensembles.source(n, plan)) for n in names)
         return Candidates(resolved, tuple(sources), chosen)
 
-    def serving(self, preset: Preset, revision: int | None) -> Serving:
-        """The revision that a request for a preset gets."""
-        serving = preset.serving
-        if serving is not None and revision in (None, serving.revision):
-            return serving
-        if revision in (None, preset.record.revision):
-            _check_built(preset.record)
-        stored = preset.head if revision is None else self._kept.find(preset, revision)
-        return Serving(stored, self._kept.plan(stored))
-
     def _preset(
         self,
         snapshot: Snapshot,
@@ -112,7 +101,7 @@ class Resolver:
         parsed: ModelString,
         overrides: Overrides,
     ) -> Resolved:
-        serving = self.serving(preset, parsed.revision)
+        serving = self._kept.serving(preset, parsed.revision)
         document, plan = serving.stored.record.document, serving.plan
         mode = self._mode(document, asked_mode(parsed.mode, overrides))
         if mode == "ensemble":
@@ -122,7 +111,7 @@ class Resolver:
         if overrides.weights:
             plan = self._reweighted(document, plan, overrides.weights)
             if plan.digest != serving.plan.digest:
-                self._check_temporary(plan, "mergeserve.weights")
+                self._permissions.check_temporary(plan, "mergeserve.weights")
         return replace(resolved, plan=plan)
 
     def in_mode(self, snapshot: Snapshot, preset: Preset, mode: Mode) -> Resolved:
@@ -145,7 +134,7 @@ class Resolver:
 
     def _mode(self, document: PresetDocument, asked: Mode | None) -> Mode:
         if asked is not None and asked != document.mode:
-            self._check_level(document, ("mode", "weights"), "another mode")
+            self._permissions.check_level(document, ("mode", "weights"), "another mode")
         return asked or document.mode
 
     def _ensemble(
@@ -153,14 +142,14 @@ class Resolver:
     ) -> Ensemble:
         """The preset's ensemble, as the request changes it."""
         if combination_fields(overrides):
-            self._check_level(document, ("mode", "weights"), "another rule")
+            self._permissions.check_level(document, ("mode", "weights"), "another rule")
         if overrides.members:
-            self._check_level(document, ("weights",), "other members")
+            self._permissions.check_level(document, ("weights",), "other members")
         settings = overridden(document.ensemble, overrides)
         given: Mapping[str, float] = {}
         if overrides.weights:
             plan, given = self._weighted(document, settings, plan, overrides.weights)
-        find = self._finder(snapshot, overrides.members)
+        find = self._members.finder(snapshot, overrides.members)
         return self._ensembles.plan(settings, plan, document.base_model, find, given)
 
     def _weighted(
@@ -179,56 +168,13 @@ class Resolver:
             beside |= plan.sources.keys()
         given = {name: weight for name, weight in weights.items() if name in beside}
         rest = {name: weight for name, weight in weights.items() if name not in beside}
-        self._check_level(document, ("weights",), "other weights")
+        self._permissions.check_level(document, ("weights",), "other weights")
         return (self._reweighted(document, plan, rest) if rest else plan), given
-
-    def _finder(self, snapshot: Snapshot, asked: Collection[str]) -> FindModel:
-        """Finds what members run that are no sources of the recipe. Sources that a request names,
-        in one of the members `asked`, must be served.
-        """
-
-        def find(name: str, model: str) -> Plan:
-            if is_base(model, self._planner.base):
-                return self._base_plan
-            parsed = parse_model_string(model)
-            if preset := snapshot.presets.get(parsed.name):
-                serving = self.serving(preset, parsed.revision)
-                if (parsed.mode or serving.stored.record.document.mode) == "ensemble":
-                    raise InvalidRequestError(
-                        f"{model!r} is an ensemble itself, and ensembles have no ensembles as "
-                        f"members: its merge is {parsed.name}:merge",
-                        param="members",
-                    )
-                return serving.plan
-            source = snapshot.sources.get(parsed.name)
-            if source is None or model != source.name:
-                raise model_not_found(model, LIST_MODELS)
-            return self._source_plan(source) if name in asked else _plan_of(source)
-
-        def explained(name: str, model: str) -> Plan:
-            try:
-                return find(name, model)
-            except NotFoundError as error:
-                raise InvalidRequestError(
-                    f"members.{name}.model: {error.message}", param="members"
-                ) from error
-
-        return explained
-
-    def _check_level(self, document: PresetDocument, levels: tuple[str, ...], what: str) -> None:
-        level = document.overrides or self._policy.overrides
-        if level in levels:
-            return
-        setting = "its `overrides`" if document.overrides else "the server's --overrides"
-        raise ForbiddenError(
-            f"preset {document.name!r} cannot be asked for {what}: {setting} is {level!r}",
-            param="mergeserve",
-        )
 
     def _reweighted(
         self, document: PresetDocument, plan: Plan, weights: Mapping[str, float]
     ) -> Plan:
-        self._check_level(document, ("weights",), "other weights")
+        self._permissions.check_level(document, ("weights",), "other weights")
         check_known(weights, document.sources, f"preset {document.name!r} has no source")
         sources: dict[str, dict[str, JsonValue]] = {
             name: {**settings, "weight": weights[name]} if name in weights else settings
@@ -237,20 +183,10 @@ class Resolver:
         recipe = parse_recipe(document.model_copy(update={"sources": sources}))
         return self._planner.plan(recipe, plan.sources)
 
-    def _check_temporary(self, plan: Plan, param: str) -> None:
-        """Refuse to build weights for one request, unless the operator allows that."""
-        if plan.variant is not None and self._policy.inline_recipes != "variant":
-            raise ForbiddenError(
-                f"{param}: these weights would have to be built for this request ({plan.reason}), "
-                f"and the server's --inline-recipes is {self._policy.inline_recipes!r}; it would "
-                "have to be 'variant'",
-                param=param,
-            )
-
     def _source(
         self, source: Source, model: str, parsed: ModelString, overrides: Overrides
     ) -> Resolved:
-        plan = self._source_plan(source)
+        plan = self._permissions.source_plan(source)
         if parsed.revision is not None:
             raise model_not_found(model, "A source has no revisions.")
         check_no_weights(overrides, f"the source {source.name!r}")
@@ -263,15 +199,6 @@ class Resolver:
         check_only_merges(overrides)
         return Resolved(model, plan)
 
-    def _source_plan(self, source: Source) -> Plan:
-        if not self._policy.serve_sources:
-            raise ForbiddenError(
-                f"the source {source.name!r} cannot be called by itself: the server's "
-                "--serve-sources is 'no'",
-                param="model",
-            )
-        return _plan_of(source)
-
     def _base(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Resolved:
         """The base, or an ensemble of the members that the request names."""
         resolved = Resolved(model, self._base_plan)
@@ -279,11 +206,7 @@ class Resolver:
             check_no_weights(overrides, "the base")
             check_only_merges(overrides)
             return resolved
-        if self._policy.inline_recipes == "off":
-            raise ForbiddenError(
-                "mergeserve.members: the server's --inline-recipes is 'off'",
-                param="mergeserve.members",
-            )
+        self._permissions.check_inline("mergeserve.members")
         if not overrides.members:
             raise InvalidRequestError(
                 "the base is one model, and no ensemble: name its members in mergeserve.members, "
@@ -293,7 +216,7 @@ class Resolver:
         settings = overridden(EnsembleSettings(), overrides)
         given = overrides.weights or {}
         check_known(given, settings.members, "the ensemble has no member")
-        find = self._finder(snapshot, settings.members)
+        find = self._members.finder(snapshot, settings.members)
         ensemble = self._ensembles.plan(settings, self._base_plan, BASE, find, given)
         return replace(resolved, mode="ensemble", ensemble=ensemble)
 
@@ -304,11 +227,7 @@ class Resolver:
         recipe: Mapping[str, object],
         overrides: Overrides,
     ) -> Resolved:
-        if self._policy.inline_recipes == "off":
-            raise ForbiddenError(
-                "mergeserve.recipe: the server's --inline-recipes is 'off'",
-                param="mergeserve.recipe",
-            )
+        self._permissions.check_inline("mergeserve.recipe")
         if not is_base(model, self._planner.base):
             raise InvalidRequestError(
                 f"mergeserve.recipe: needs no preset, so model must be the base, got {model!r}",
@@ -326,28 +245,12 @@ class Resolver:
         resolved = Resolved(model, plan)
         if is_ensemble:
             settings = overridden(EnsembleSettings(), overrides)
-            find = self._finder(snapshot, settings.members)
+            find = self._members.finder(snapshot, settings.members)
             base_model = recipe.get("base_model", BASE)
             own = self._ensembles.plan(
                 settings, plan, base_model if isinstance(base_model, str) else None, find
             )
             resolved = replace(resolved, mode="ensemble", ensemble=own)
         for member in resolved.members:
-            self._check_temporary(member.plan, "mergeserve.recipe")
+            self._permissions.check_temporary(member.plan, "mergeserve.recipe")
         return resolved
-
-
-def _plan_of(source: Source) -> Plan:
-    if source.plan is None:
-        raise UnprocessableError(
-            f"the source {source.name!r} cannot be called: {'; '.join(source.reasons)}",
-            param="model",
-        )
-    return source.plan
-
-
-def _check_built(record: PresetRecord) -> None:
-    if record.state == "building":
-        raise UnavailableError(f"{record.label} is still building", retry_after=1)
-    if record.state == "failed":
-        raise UnprocessableError(f"{record.label} cannot be called: {'; '.join(record.reasons)}")

@@ -114,6 +114,10 @@ def test_a_full_queue_refuses_all_or_none(tmp_path) -> None:  # type: ignore[no-
             assert outputs[-1].finish_reason == "length"
         with pytest.raises(InvalidRequestError, match="5 prompts"):
             engine.submit([request(bench) for _ in range(5)])
+        one = request(bench)
+        pair = replace(one, members=one.members * 2, rule=lambda logits: logits[0])
+        with pytest.raises(InvalidRequestError, match="of 6 rows in all"):
+            engine.submit([pair] * 3)
 
     with_engine(bench, body)
 

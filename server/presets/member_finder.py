@@ -1,0 +1,57 @@
+"""What members of ensembles run that are no sources of the recipe."""
+
+from collections.abc import Collection
+
+from merging.base import Base
+from merging.plan import Plan, base_plan
+from server.errors import InvalidRequestError, NotFoundError
+from server.presets.ensembles import FindModel
+from server.presets.kept_revisions import KeptRevisions
+from server.presets.names import is_base, model_not_found, parse_model_string
+from server.presets.permissions import Permissions, plan_of
+from server.presets.snapshot import Snapshot
+
+LIST_MODELS = "GET /v1/models lists those that do."
+
+
+class MemberFinder:
+    """Looks up the base, sources, and the merges of presets."""
+
+    def __init__(self, base: Base, kept: KeptRevisions, permissions: Permissions) -> None:
+        self._base = base
+        self._base_plan = base_plan(base)
+        self._kept = kept
+        self._permissions = permissions
+
+    def finder(self, snapshot: Snapshot, asked: Collection[str]) -> FindModel:
+        """Finds members in a snapshot. Sources that a request names, in one of the members `asked`,
+        must be served. InvalidRequestError for what is not there.
+        """
+
+        def find(name: str, model: str) -> Plan:
+            try:
+                return self._find(snapshot, model, by_request=name in asked)
+            except NotFoundError as error:
+                raise InvalidRequestError(
+                    f"members.{name}.model: {error.message}", param="members"
+                ) from error
+
+        return find
+
+    def _find(self, snapshot: Snapshot, model: str, *, by_request: bool) -> Plan:
+        if is_base(model, self._base):
+            return self._base_plan
+        parsed = parse_model_string(model)
+        if preset := snapshot.presets.get(parsed.name):
+            serving = self._kept.serving(preset, parsed.revision)
+            if (parsed.mode or serving.stored.record.document.mode) == "ensemble":
+                raise InvalidRequestError(
+                    f"{model!r} is an ensemble itself, and ensembles have no ensembles as "
+                    f"members: its merge is {parsed.name}:merge",
+                    param="members",
+                )
+            return serving.plan
+        source = snapshot.sources.get(parsed.name)
+        if source is None or model != source.name:
+            raise model_not_found(model, LIST_MODELS)
+        return self._permissions.source_plan(source) if by_request else plan_of(source)
