@@ -182,6 +182,7 @@ async def run(options: argparse.Namespace) -> None:
             demo=True,
             dtype=options.dtype,
             max_rows=options.rows,
+            num_threads=options.threads,
             database_url=f"sqlite:///{Path(folder) / 'compare.db'}",
         )
         service = load_service(settings, Metrics())
@@ -208,6 +209,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="of one phase")
     parser.add_argument("--phases", type=int, default=4, help="0: only the ratio")
     parser.add_argument("--skip-ratio", action="store_true")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--dtype", default="bfloat16")
     asyncio.run(run(parser.parse_args()))
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ensemble.non_inferiority import MIN_PROMPTS
 from ensemble.statistics import Array, Interval, mean_interval
 from server.compare.candidate import Probe
 from server.compare.findings import Findings, TextKind
@@ -44,7 +45,8 @@ def _effect(
     findings: Findings, probe: Probe, voice: int, tag: str | None, cases: Sequence[int]
 ) -> LeftOut | None:
     assert probe.source is not None
-    loss_change = _change(findings, _losses(findings, voice, probe.of, cases))
+    losses = _losses(findings, voice, probe.of, cases)
+    loss_change = _change(findings, losses)
     gaps = _gaps(findings, probe, voice, cases)
     if loss_change is None and not len(gaps):
         return None
@@ -52,6 +54,7 @@ def _effect(
         source=probe.source,
         candidate=probe.of,
         tag=tag,
+        num_prompts=max(len(losses), len(gaps)),
         loss_change=loss_change,
         gap=float(gaps[:, 0].mean()) if len(gaps) else None,
         gap_change=_change(findings, gaps),
@@ -104,13 +107,14 @@ def _change(findings: Findings, pairs: Array) -> Interval | None:
 def _sentence(
     findings: Findings, effects: Sequence[LeftOut], tag: str | None, candidate: int
 ) -> str | None:
-    """The source that does most harm to a candidate on a tag, if one does."""
+    """The source that does most harm to a candidate on a tag, if enough prompts say so."""
     name = findings.candidates[candidate].name
     where = "all prompts" if tag is None else f"{tag!r}"
     harmful = [
         (effect.loss_change, effect.source)
         for effect in effects
         if (effect.tag, effect.candidate) == (tag, candidate)
+        if effect.num_prompts >= MIN_PROMPTS
         if effect.loss_change is not None and effect.loss_change.high < 0
     ]
     if not harmful:

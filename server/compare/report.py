@@ -144,6 +144,7 @@ class LeftOut:
     source: str
     candidate: int
     tag: str | None
+    num_prompts: int
     loss_change: Interval | None
     gap: float | None
     gap_change: Interval | None

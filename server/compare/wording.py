@@ -128,8 +128,9 @@ def settings_line(report: Report) -> str:
     scorers = f" by {', '.join(report.scorers)}" if report.scorers else ""
     unit = "points" if report.basis == "score" else "nats"
     factor = 100 if report.basis == "score" else 1
+    at_once = min(report.concurrency, report.num_prompts)
     return (
         f"{report.num_prompts} prompts, at most {report.max_tokens} tokens each, "
-        f"{report.concurrency} at a time; judged by {BASES[report.basis]}{scorers}, "
+        f"{at_once} at a time; judged by {BASES[report.basis]}{scorers}, "
         f"margin {report.margin * factor:g} {unit}, {report.level * 100:g} % intervals"
     )

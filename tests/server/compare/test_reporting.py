@@ -202,6 +202,22 @@ def test_the_source_that_does_harm_is_blamed() -> None:
     assert ("culprit", 1, "code") in effects
 
 
+def test_few_prompts_blame_nobody() -> None:
+    """Effects are shown, and no sentence is made of them."""
+    found = report(
+        Planted("ensemble", "ensemble"),
+        Planted("merge", "merge", noise=1.5),
+        probes=[PlantedProbe("without", 1, 0.0, "culprit")],
+        scorer=None,
+        num_cases=9,
+    )
+    assert found.blame is not None
+    assert found.blame.effects[0].num_prompts == 9
+    assert found.blame.effects[0].loss_change is not None
+    assert found.blame.effects[0].loss_change.high < 0
+    assert found.blame.sentences == ()
+
+
 def test_the_difference_is_split_into_linearisation_and_rule() -> None:
     """Changes of loss add up, and the step that was planted as the larger one is."""
     found = report(
