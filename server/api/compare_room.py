@@ -23,8 +23,13 @@ async def check_room(
     lengths = [await _longest(case, everybody, inputs) for case in cases]
     field = "prompts" if body.messages is None else "messages"
     longest = max(range(len(cases)), key=lengths.__getitem__)
+    config, widest = service.engine.config, max(len(served.members) for served in everybody)
     limits = Limits(
-        f"{field}[{longest}]", lengths[longest], service.max_model_len, service.tokenizer.vocab_size
+        f"{field}[{longest}]",
+        lengths[longest],
+        service.max_model_len,
+        config.num_blocks // widest * config.block_size,
+        service.tokenizer.vocab_size,
     )
     sampling = comparison_sampling(body, body.max_tokens, limits)
     for case, length in zip(cases, lengths, strict=True):

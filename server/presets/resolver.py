@@ -28,7 +28,7 @@ from server.presets.planner import Planner, parse_recipe
 from server.presets.policy import Policy
 from server.presets.resolved import Resolved
 from server.presets.served import Mode, Overrides
-from server.presets.snapshot import Preset, Snapshot
+from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source
 from server.presets.weighing import Candidates
 
@@ -116,7 +116,7 @@ class Resolver:
 
     def in_mode(self, snapshot: Snapshot, preset: Preset, mode: Mode) -> Resolved:
         """What a preset serves in a mode, whatever callers may ask for."""
-        serving = self.serving(preset, None)
+        serving = self._kept.serving(preset, None)
         document = serving.stored.record.document
         if mode == "ensemble":
             return self._as_ensemble(snapshot, serving, document.name, Overrides())
