@@ -8,9 +8,10 @@ from merging.plan import Plan, base_plan
 from merging.recipe import BASE
 from server.errors import InvalidRequestError
 from server.presets.ensemble_settings import EnsembleSettings, MemberSettings
-from server.presets.planner import Planner
+from server.presets.planner import NUM_RECENT, Planner
+from server.presets.recent import Recent
 from server.presets.served import Combination
-from server.presets.twin import Twin, make_twin
+from server.presets.twin import Twin, is_exact, make_twin
 
 FindModel = Callable[[str, str], Plan]
 """The plan of a member, by its name, that runs the model of this string."""
@@ -50,6 +51,7 @@ class EnsemblePlanner:
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
         self._base_plan = base_plan(planner.base)
+        self._exact: Recent[str, bool] = Recent(NUM_RECENT)
 
     def plan(
         self,
@@ -63,7 +65,7 @@ class EnsemblePlanner:
 
         InvalidRequestError if there is none, or none that reads the request's prompt.
         """
-        twin = make_twin(settings, plan, base_model, given)
+        twin = make_twin(settings, plan, base_model, given, self._is_exact)
         rule = twin.rule.pruned()
         members = [self._member(name, settings, plan, find) for name in rule.rows]
         if not any(member.reads_request for member in members):
@@ -82,6 +84,9 @@ class EnsemblePlanner:
         )
         digest = _digest(settings, plan, members, twin, given)
         return Ensemble(digest, tuple(members), combination, twin.is_exact)
+
+    def _is_exact(self, plan: Plan) -> bool:
+        return self._exact.get(plan.digest, lambda: is_exact(plan))
 
     def _member(
         self, name: str, settings: EnsembleSettings, plan: Plan, find: FindModel

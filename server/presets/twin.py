@@ -1,6 +1,6 @@
 """The ensemble twin of a recipe: its members, what each counts for, and whether that is exact."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ensemble.errors import RuleError
@@ -33,10 +33,12 @@ def make_twin(
     plan: Plan,
     base_model: str | None,
     given: Mapping[str, float] | None = None,
+    exactness: Callable[[Plan], bool] | None = None,
 ) -> Twin:
     """The twin of a recipe with this plan. InvalidRequestError with every reason against it.
 
     `given` are coefficients that a request names, in place of the recipe's and the settings'.
+    `exactness` is an `is_exact` that remembers.
     """
     own = {name: m.weight for name, m in settings.members.items() if m.weight is not None}
     chosen = {**own, **(given or {})}
@@ -58,7 +60,7 @@ def make_twin(
     except RuleError as error:
         raise InvalidRequestError(f"the ensemble cannot be run: {error}", param="rule") from error
     changed = bool(settings.members or given)
-    return Twin(coefficients, rule, not changed and is_exact(plan))
+    return Twin(coefficients, rule, not changed and (exactness or is_exact)(plan))
 
 
 def is_exact(plan: Plan) -> bool:
