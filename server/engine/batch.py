@@ -1,5 +1,6 @@
 """One step's tokens as tensors: what the runner prepares and attention reads."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,17 +27,20 @@ class DecodeBucket:
     end: int
     blocks: torch.Tensor
     lens: torch.Tensor
-    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    _biases: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
-    def mask(self, num_keys: int, sliding_window: int | None) -> torch.Tensor:
-        """True where a row may look, [rows, 1, 1, keys]; the same for every layer of a window."""
-        if sliding_window not in self._masks:
+    def bias(self, num_keys: int, sliding_window: int | None) -> torch.Tensor:
+        """What is added to scores: float32 [rows, 1, keys], -inf where a row may not look; the same
+        for every layer of a window.
+        """
+        if sliding_window not in self._biases:
             positions = torch.arange(num_keys, device=self.lens.device)
-            visible = positions < self.lens[:, None]
+            hidden = positions >= self.lens[:, None]
             if sliding_window is not None:
-                visible &= positions >= self.lens[:, None] - sliding_window
-            self._masks[sliding_window] = visible[:, None, None]
-        return self._masks[sliding_window]
+                hidden |= positions < self.lens[:, None] - sliding_window
+            zeros = torch.zeros(hidden.shape, device=hidden.device)
+            self._biases[sliding_window] = zeros.masked_fill_(hidden, -math.inf)[:, None]
+        return self._biases[sliding_window]
 
 
 @dataclass(slots=True)
