@@ -149,18 +149,20 @@ async def interference(service: Service, options: argparse.Namespace) -> None:
     """Phases with a comparison in the background and without."""
     times: dict[bool, list[float]] = {False: [], True: []}
     asked = body(options.preset, 100, options.positions)
-    for phase in range(options.phases):
-        with_comparison = phase % 2 == 1
+    for phase in range(-1, options.phases):  # the first one warms up and does not count
+        with_comparison = phase % 2 == 1 and phase > 0
         until = time.perf_counter() + options.seconds
         comparing = None
         if with_comparison:
             comparison = await prepare(service, asked)
             comparing = asyncio.ensure_future(comparison.run.finish())
         num_streams = service.engine.config.max_rows if options.streams is None else options.streams
-        seeds = range(phase * 1000, phase * 1000 + num_streams)
+        seeds = range((phase + 1) * 1000, (phase + 1) * 1000 + num_streams)
         await asyncio.gather(
             *(live(service, until, seed, times[with_comparison]) for seed in seeds)
         )
+        if phase < 0:
+            times[False].clear()
         if comparing is not None:
             comparing.cancel()
             await asyncio.gather(comparing, return_exceptions=True)

@@ -12,7 +12,8 @@ class EngineConfig:
     left, so a long prompt delays running streams by at most one such step. `max_prompt_logits`
     bounds the positions of texts whose logits are all needed, over all rows: they pass through the
     head, at `vocab_size` floats each. `max_background_tokens` bounds what background groups add to
-    a step of live ones. `max_active_rank` bounds the summed LoRA
+    a step of live ones; rows that live groups held in the last `live_memory` steps are kept free of
+    them. `max_active_rank` bounds the summed LoRA
     rank that every row of a step pays for. `block_bytes` is the memory that a block takes.
     """
 
@@ -24,6 +25,7 @@ class EngineConfig:
     max_step_tokens: int = 256
     max_prompt_logits: int = 128
     max_background_tokens: int = 16
+    live_memory: int = 16
     max_active_rank: int = 2048
     block_bytes: int = 0
 

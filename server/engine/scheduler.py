@@ -68,6 +68,7 @@ class Scheduler:
         self.blocks = BlockManager(config.num_blocks)
         self.waiting: deque[Group] = deque()
         self.running: list[Group] = []
+        self._live_rows: deque[int] = deque(maxlen=config.live_memory)  # of the last steps
 
     @property
     def num_rows(self) -> int:
@@ -95,6 +96,7 @@ class Scheduler:
         """Plan the next step."""
         plan = StepPlan()
         self._schedule("live", self.config.max_step_tokens, plan)
+        self._live_rows.append(sum(len(group.rows) for group in self._of("live", self.running)))
         self._schedule("background", self._background_budget(plan), plan)
         return plan
 
@@ -124,15 +126,17 @@ class Scheduler:
         """Tokens that background groups may add to the step.
 
         While live groups run these are few, since everybody waits for the step's end, and none
-        while one of them waits or reads its prompt.
+        while one of them waits or reads its prompt. A row that a live group has just left is not
+        idle yet: the caller's next request is on its way, and would have to take it back.
         """
-        live = self._of("live", self.running)
         if self._of("live", self.waiting) or any(item.num_tokens > 1 for item in plan.work):
             return 0
-        if not live:
+        num_held = max(self._live_rows)
+        if num_held == 0:
             return self.config.max_step_tokens
-        num_idle_rows = self.config.max_rows - sum(len(group.rows) for group in live)
-        return min(num_idle_rows, self.config.max_background_tokens)
+        if not self._of("live", self.running):
+            return self.config.max_background_tokens
+        return min(self.config.max_rows - num_held, self.config.max_background_tokens)
 
     def _schedule_running(self, group: Group, budget: int, plan: StepPlan) -> int:
         """Plan one running group's rows; returns the tokens used."""

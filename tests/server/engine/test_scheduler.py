@@ -195,7 +195,7 @@ def test_blocks_are_taken_as_tokens_need_them(length: int) -> None:
 
 def test_background_groups_wait_for_live_ones_that_wait() -> None:
     """No background group starts while a live one is in the queue, though it would fit."""
-    scheduler = make_scheduler()
+    scheduler = make_scheduler(live_memory=1)
     running, waiting = add(scheduler, 2, 2, 2), add(scheduler, 2, 2, start=50)
     background = add_background(scheduler, 3, start=100)
     for _ in range(3):
@@ -212,7 +212,7 @@ def test_background_groups_add_few_tokens_to_live_steps() -> None:
     """While live groups decode, all background ones together get what idle rows and the limit
     allow; while one reads its prompt, nothing; alone, everything.
     """
-    scheduler = make_scheduler(max_rows=8, max_background_tokens=3, num_blocks=60)
+    scheduler = make_scheduler(max_rows=8, max_background_tokens=3, num_blocks=60, live_memory=1)
     background = [add_background(scheduler, 20, start=100 * i) for i in range(1, 3)]
     assert shares(advance(scheduler)) == [(background[0], 8)]
     live = add(scheduler, 5)
@@ -226,6 +226,24 @@ def test_background_groups_add_few_tokens_to_live_steps() -> None:
     for group in (live, *crowd):
         scheduler.finish(group)
     assert shares(advance(scheduler)) == [(background[0], 8)]
+
+
+def test_a_row_that_a_live_group_left_is_kept_free_for_a_while() -> None:
+    """At full load nothing of the background starts between one live request and the next; when
+    live groups stay away for `live_memory` steps, it gets on, and alone it has whole steps.
+    """
+    scheduler = make_scheduler(max_rows=2, max_background_tokens=3, live_memory=4)
+    stays, leaves = add(scheduler, 1), add(scheduler, 1, start=50)
+    background = add_background(scheduler, 20, start=100)
+    advance(scheduler)
+    scheduler.finish(leaves)
+    for _ in range(3):
+        assert shares(advance(scheduler)) == [(stays, 1)]
+    assert shares(advance(scheduler)) == [(stays, 1), (background, 1)]
+    scheduler.finish(stays)
+    for _ in range(3):
+        assert shares(advance(scheduler)) == [(background, 3)]
+    assert shares(advance(scheduler)) == [(background, 8)]
 
 
 def test_background_groups_give_way() -> None:
