@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -13,6 +13,7 @@ import torch
 
 from merging.checkpoint import Progress
 from merging.errors import MergingError, PlanError
+from merging.operand import changed_files
 from merging.pieces import Scratch
 from merging.tensor_build import Phase, Shared, TensorBuild
 from merging.thresholds import find_thresholds
@@ -23,6 +24,11 @@ from merging.workers import Task, Workers
 
 LARGE: Final = 1 << 22
 """Elements from which on all workers share a tensor; smaller ones have a worker each."""
+
+GROUP: Final = 1 << 20
+"""Elements of small tensors that one task merges, about: to hand over a task takes as long as to
+merge some 50 Ki elements.
+"""
 
 MAX_WORKERS: Final = 4
 """Beyond it memory is the limit, and not the cores."""
@@ -108,7 +114,10 @@ class _Build:
         for tensor in (tensor for tensor in tensors if math.prod(tensor.shape) >= LARGE):
             self._together(workers, self._start(shared, tensor))
         small = [tensor for tensor in tensors if math.prod(tensor.shape) < LARGE]
-        for _ in workers.run(self._alone(self._start(shared, tensor)) for tensor in small):
+        groups = (
+            [self._start(shared, tensor) for tensor in group] for group in grouped_by_size(small)
+        )
+        for _ in workers.run(map(self._alone, groups)):
             self._progress(self._done, self._total)
         self._raise_problems()
         return BuildReport(
@@ -133,12 +142,13 @@ class _Build:
         for _ in workers.run(partial(self._timed, phase, task) for task in tasks):
             pass
 
-    def _alone(self, build: TensorBuild) -> Task:
+    def _alone(self, builds: Sequence[TensorBuild]) -> Task:
         def task() -> None:
-            for phase, tasks in build.steps():
-                for each in tasks:
-                    self._timed(phase, partial(self._noted, build, each))
-            self._written(build)
+            for build in builds:
+                for phase, tasks in build.steps():
+                    for each in tasks:
+                        self._timed(phase, partial(self._noted, build, each))
+                self._written(build)
 
         return task
 
@@ -168,5 +178,20 @@ class _Build:
             for tensor in self._plan.tensors
             for problem in problems[tensor.name]
         )
+        reasons = reasons or changed_files(self._plan)
         if reasons:
             raise PlanError(reasons)
+
+
+def grouped_by_size(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
+    """The tensors in their order, in groups that have GROUP elements or end the list."""
+    group: list[TensorPlan] = []
+    num_elements = 0
+    for tensor in tensors:
+        group.append(tensor)
+        num_elements += math.prod(tensor.shape)
+        if num_elements >= GROUP:
+            yield group
+            group, num_elements = [], 0
+    if group:
+        yield group

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,6 +46,7 @@ class CheckpointWeights:
     _states: Mapping[Path, FileState]
     _mapped: Mapping[Path, torch.Tensor]  # uint8 [size of the file]
     vocabulary: VocabularyDifference | None = None
+    _views: dict[str, torch.Tensor] = field(init=False, default_factory=dict)
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor in its own dtype, a view of the file: do not write to it.
@@ -57,11 +58,14 @@ class CheckpointWeights:
             raise SourceError(f"{self.folder} has no tensor named {name}")
         if problem := self._problem(entry.path):
             raise SourceError(problem)
-        data = self._mapped[entry.path][entry.offset : entry.offset + entry.num_bytes]
-        dtype = DTYPES[entry.dtype]
-        if entry.offset % dtype.itemsize:
-            data = data.clone()  # a view would not be aligned
-        return data.view(dtype).view(entry.shape)
+        view = self._views.get(name)
+        if view is None:
+            data = self._mapped[entry.path][entry.offset : entry.offset + entry.num_bytes]
+            dtype = DTYPES[entry.dtype]
+            if entry.offset % dtype.itemsize:
+                return data.clone().view(dtype).view(entry.shape)  # a view would not be aligned
+            view = self._views[name] = data.view(dtype).view(entry.shape)
+        return view
 
     def check_unchanged(self) -> None:
         """Raises SourceError that names every file changed, replaced or removed since opening."""

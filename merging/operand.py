@@ -133,15 +133,20 @@ def open_operands(plan: VariantPlan, tensor: TensorPlan) -> Operands:
     )
 
 
-def check_unchanged(plan: VariantPlan, tensor: TensorPlan) -> None:
-    """Raises SourceError if a file that a tensor is merged of changed since it was opened."""
-    read: list[tuple[Weights | None, str | None]] = [(plan.base, tensor.base)]
-    read += [(plan.sources[own.source].weights, own.tensor) for own in tensor.ingredients]
-    for weights, name in read:
-        if isinstance(weights, AlignedWeights):
-            weights = weights.weights
-        if isinstance(weights, CheckpointWeights) and name is not None:
-            weights.tensor(name)
+def changed_files(plan: VariantPlan) -> list[str]:
+    """What is wrong with the files of a plan that changed since they were opened, for each."""
+    models = [own.weights for own in plan.sources.values()]
+    if any(tensor.base is not None for tensor in plan.tensors):
+        models.append(plan.base)
+    reasons: dict[str, None] = {}
+    for model in models:
+        weights = model.weights if isinstance(model, AlignedWeights) else model
+        if isinstance(weights, CheckpointWeights):
+            try:
+                weights.check_unchanged()
+            except SourceError as error:
+                reasons |= dict.fromkeys(error.reasons)
+    return list(reasons)
 
 
 def _matrix(plan: VariantPlan, tensor: TensorPlan) -> tuple[int, int]:

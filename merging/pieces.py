@@ -18,17 +18,12 @@ of 64 Ki elements are no faster than one.
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Elements `start` to `stop` of a flattened matrix: some whole rows, or a part of one."""
+    """`size` elements of a flattened matrix from `start` on: some whole rows, or a part of one."""
 
     start: int
-    stop: int
+    size: int
     rows: slice
     columns: slice
-
-    @property
-    def size(self) -> int:
-        """Elements."""
-        return self.stop - self.start
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,12 +59,13 @@ def pieces_of(matrix: tuple[int, int], size: int = PIECE) -> tuple[Piece, ...]:
 def _piece(rows: slice, columns: slice, num_columns: int) -> Piece:
     start = rows.start * num_columns + columns.start
     size = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return Piece(start, start + size, rows, columns)
+    return Piece(start, size, rows, columns)
 
 
 def split(tensor: torch.Tensor, pieces: Sequence[Piece]) -> tuple[torch.Tensor, ...]:
     """Flat views of a contiguous tensor, one for each piece."""
-    return torch.split(tensor.reshape(-1), [piece.size for piece in pieces])
+    # The method itself: torch.split takes as long again to find it.
+    return tuple(tensor.reshape(-1).split_with_sizes([piece.size for piece in pieces]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

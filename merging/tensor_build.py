@@ -14,7 +14,7 @@ from merging.errors import MergingError
 from merging.merged_tensor import MergedTensor
 from merging.methods.combination import Combination
 from merging.methods.trim import Threshold
-from merging.operand import Operands, check_unchanged, open_operands
+from merging.operand import Operands, open_operands
 from merging.pieces import Scratch
 from merging.thresholds import ThresholdKey
 from merging.trim_cache import PackedTrim, TrimCache
@@ -61,7 +61,6 @@ class TensorBuild:
                 yield from self._merge(operands)
             else:
                 yield "merge", [partial(self._copy, operands)]
-            check_unchanged(self.shared.plan, self.tensor)
         except MergingError as error:
             self.problems += error.reasons
         self.problems += self._finite_problems()

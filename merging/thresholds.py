@@ -1,15 +1,16 @@
 """Trims over a whole source: the k-th largest magnitude of all its deltas together, exactly."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
+from typing import TypeVar
 
 import torch
 
 from merging.errors import MergingError
-from merging.methods.histogram import Histogram, magnitude
+from merging.methods.histogram import LowerHalves, UpperHalves
 from merging.methods.trim import Threshold
 from merging.operand import Operand, Operands, open_operands
 from merging.pieces import Scratch
@@ -23,6 +24,8 @@ ThresholdKey = tuple[str, tuple[tuple[str, Scalar], ...]]
 
 Run = Callable[[list[Task]], None]
 """Does tasks side by side."""
+
+Halves = TypeVar("Halves", UpperHalves, LowerHalves)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,19 +111,15 @@ def _rank(
 ) -> Ranked | None:
     """None if a tensor could not be read: the ranks of the others are no ranks of the source."""
     counting = _Counting(plan, digest, tensors, scratch, run)
-    upper = Histogram()
-    if not counting.count([upper]):
+    upper = counting.count(UpperHalves)
+    if upper is None:
         return None
     # k-th largest: in which upper half it is, and the how-many-th largest of that half.
     places = {rank: upper.place(rank) for rank in ranks if rank}
-    lower = {half: Histogram(half) for half, _ in places.values()}
-    if not counting.count(list(lower.values())):
+    lower = counting.count(partial(LowerHalves, [half for half, _ in places.values()]))
+    if lower is None:
         return None
-    found = {
-        rank: magnitude(half, lower[half].place(within)[0])
-        for rank, (half, within) in places.items()
-    }
-    return Ranked({0: math.inf, **found})
+    return Ranked({0: math.inf, **{rank: lower.magnitude(*at) for rank, at in places.items()}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +133,14 @@ class _Counting:
     run: Run
     lock: Lock = field(default_factory=Lock)
 
-    def count(self, histograms: Sequence[Histogram]) -> bool:
-        """One pass; False if a tensor could not be read."""
-        failed: list[str] = []
-        self.run([partial(self._count, tensor, histograms, failed) for tensor in self.tensors])
-        return not failed
+    def count(self, make: Callable[[], Halves]) -> Halves | None:
+        """One pass; None if a tensor could not be read."""
+        counts, failed = make(), list[str]()
+        self.run([partial(self._count, tensor, make, counts, failed) for tensor in self.tensors])
+        return None if failed else counts
 
     def _count(
-        self, tensor: TensorPlan, histograms: Sequence[Histogram], failed: list[str]
+        self, tensor: TensorPlan, make: Callable[[], Halves], counts: Halves, failed: list[str]
     ) -> None:
         """Count one tensor, or add its name to `failed`."""
         try:
@@ -150,13 +149,11 @@ class _Counting:
             failed.append(tensor.name)
             return  # who builds the tensor says why
         own = [operand for operand in operands.sources if operand.digest == self.digest]
-        counted = [Histogram(histogram.half) for histogram in histograms]
+        counted = make()
         for magnitudes in _magnitudes(operands, own, self.scratch):
-            for histogram in counted:
-                histogram.count(magnitudes)
+            counted.count(magnitudes)
         with self.lock:
-            for histogram, counts in zip(histograms, counted, strict=True):
-                histogram.add(counts)
+            counts.add(counted)
 
 
 def _magnitudes(

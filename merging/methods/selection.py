@@ -6,32 +6,36 @@ import numpy as np
 import torch
 
 from merging.methods.blocks import blocks_of
-from merging.methods.histogram import Histogram, magnitude
+from merging.methods.histogram import LowerHalves, UpperHalves
 from merging.methods.masks import at_least
 
 
 class Ranking:
-    """The order of the elements of a float32 tensor of any shape, by their magnitudes."""
+    """The order of the elements of a float32 tensor of any shape, by their magnitudes.
 
-    def __init__(self, values: torch.Tensor) -> None:
+    `ranks`: from 1 for the largest to the number of elements, or 0; those that can be asked for.
+    """
+
+    def __init__(self, values: torch.Tensor, *ranks: int) -> None:
         self._shape = values.shape
         self._blocks = blocks_of(values)
-        self._upper = Histogram()
+        upper = UpperHalves()
         for block in self._blocks:
-            self._upper.count(block.abs())
+            upper.count(block.abs())
+        places = {rank: upper.place(rank) for rank in ranks if rank}
+        lower = LowerHalves([half for half, _ in places.values()])
+        for block in self._blocks if places else ():
+            lower.count(block.abs())
+        found = {rank: lower.magnitude(*place) for rank, place in places.items()}
+        self._magnitudes = {0: math.inf, **found}
 
     def kth(self, k: int) -> float:
-        """The k-th largest magnitude, k in 1 to their number; infinity for k = 0."""
-        if k == 0:
-            return math.inf
-        half, within = self._upper.place(k)
-        lower = Histogram(half)
-        for block in self._blocks:
-            lower.count(block.abs())
-        return magnitude(half, lower.place(within)[0])
+        """The k-th largest magnitude, for k of the ranks; infinity for k = 0."""
+        return self._magnitudes[k]
 
     def largest(self, k: int) -> torch.Tensor:
-        """A mask of the k largest magnitudes, in the tensor's shape; of equal ones the first.
+        """A mask of the k largest magnitudes, for k of the ranks, in the tensor's shape; of equal
+        ones the first.
 
         Masks for a smaller k are part of those for a larger one.
         """
@@ -49,9 +53,9 @@ class Ranking:
 
 def kth_largest(values: torch.Tensor, k: int) -> float:
     """See `Ranking.kth`."""
-    return Ranking(values).kth(k)
+    return Ranking(values, k).kth(k)
 
 
 def largest(values: torch.Tensor, k: int) -> torch.Tensor:
     """See `Ranking.largest`."""
-    return Ranking(values).largest(k)
+    return Ranking(values, k).largest(k)

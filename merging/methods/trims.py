@@ -41,7 +41,8 @@ def _by_magnitude(
     if threshold is not None:
         kept = at_least(delta.abs(), threshold[0])
     else:
-        ranking, count = Ranking(delta), _count(delta.numel(), density)
+        count = _count(delta.numel(), density)
+        ranking = Ranking(delta, count)
         with_equal = semantics == "paper"
         kept = at_least(delta.abs(), ranking.kth(count)) if with_equal else ranking.largest(count)
     return _rescaled(delta, kept, density, rescale, rescale_norm)
@@ -79,7 +80,7 @@ def _without_outliers(
         kept = at_least(magnitudes, threshold[1]) & ~at_least(magnitudes, threshold[0])
     else:
         dropped, end = _band(delta.numel(), density, gamma)
-        ranking = Ranking(delta)
+        ranking = Ranking(delta, dropped, end)
         kept = ranking.largest(end) & ~ranking.largest(dropped)
     return _rescaled(delta, kept, density, rescale, rescale_norm)
 

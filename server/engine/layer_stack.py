@@ -1,14 +1,19 @@
 """Another tree of modules over the tensors of a model, with layers of its own choice."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
+from typing import Any, Final
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from merging.base import locate
+
+UNCHANGING: Final = (type(None), bool, int, float, str, type, FunctionType, torch.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,31 @@ def clone(
         layers = nn.ModuleList()
         for number, source in enumerate(stack.layers):
             memo = {**kept, **replaced.get(number, {})}
-            layers.append(_numbered(copy.deepcopy(resident[source], memo), number))
-        outside[id(resident)] = layers.train(resident.training)
-    return copy.deepcopy(model, outside)
+            layers.append(_numbered(_copied(resident[source], memo), number))
+        layers.training = resident.training
+        outside[id(resident)] = layers
+    copied: PreTrainedModel = _copied(model, outside)
+    return copied
+
+
+def _copied(value: Any, memo: dict[int, object]) -> Any:
+    """As `copy.deepcopy`, which takes three times as long for modules: they are mostly dicts."""
+    if type(value) in UNCHANGING:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    new: Any
+    if isinstance(value, nn.Module):
+        new = memo[id(value)] = type(value).__new__(type(value))
+        vars(new).update((name, _copied(each, memo)) for name, each in vars(value).items())
+    elif type(value) in (dict, OrderedDict):
+        new = memo[id(value)] = type(value)()
+        new.update((key, _copied(each, memo)) for key, each in value.items())
+    elif type(value) is set:
+        new = memo[id(value)] = {_copied(each, memo) for each in value}
+    else:
+        new = copy.deepcopy(value, memo)
+    return new
 
 
 def _numbered(layer: nn.Module, number: int) -> nn.Module:

@@ -1,6 +1,7 @@
 """Building variants: equal to the plain reference, whatever the pieces, threads and cache."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -9,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from merging.adapter import Adapter, LowRank
 from merging.base import Base, Linear
-from merging.build import BuildCancelled, build
+from merging.build import GROUP, BuildCancelled, build, grouped_by_size
+from merging.checkpoint_weights import open_checkpoint
 from merging.errors import PlanError
 from merging.methods import METHODS
 from merging.pieces import pieces_of
-from merging.source import AdapterDeltas
+from merging.source import AdapterDeltas, CheckpointDeltas
 from merging.trim_cache import TrimCache
 from tests.merging.plans import built, plan_of, random_tensors, whole
 
@@ -357,3 +360,34 @@ def test_torch_keeps_its_threads() -> None:
     before = torch.get_num_threads()
     built(example("ties"), num_workers=2)
     assert torch.get_num_threads() == before
+
+
+def test_a_file_that_changes_during_the_build_is_named(tmp_path: Path) -> None:
+    """Also after the last tensor was opened: what was built may be half of one, half of another."""
+    shapes = {"w": (4, 6), "v": (5,)}
+    tensors = {name: random_tensors(shapes, seed=seed) for seed, name in enumerate(("base", "a"))}
+    for name, content in tensors.items():
+        (tmp_path / name).mkdir()
+        save_file(dict(content), tmp_path / name / "model.safetensors")
+    plan = plan_of("task_arithmetic", tensors["base"], {"a": tensors["a"]}, weight=(1.0,))
+    source = CheckpointDeltas(open_checkpoint(tmp_path / "a"))
+    plan = replace(plan, base=open_checkpoint(tmp_path / "base"), sources={"a": source})
+    out = {tensor.name: torch.zeros(tensor.shape) for tensor in plan.tensors}
+
+    def change_at_the_end(done: int, total: int) -> None:
+        if done == total:
+            os.utime(tmp_path / "a" / "model.safetensors", ns=(1, 1))
+
+    build(plan, out.__getitem__)
+    with pytest.raises(PlanError, match=r"a/model\.safetensors changed") as error:
+        build(plan, out.__getitem__, progress=change_at_the_end)
+    assert len(error.value.reasons) == 1
+
+
+def test_small_tensors_share_tasks() -> None:
+    """Tasks have whole tensors, in order, until they are large enough."""
+    shapes = {"a": (10,), "b": (GROUP,), "c": (GROUP // 2,), "d": (3,)}
+    tensors = random_tensors(shapes, seed=1)
+    plan = plan_of("linear", tensors, {"s": tensors}, weight=(1.0,))
+    groups = [[tensor.name for tensor in group] for group in grouped_by_size(plan.tensors)]
+    assert groups == [["a", "b"], ["c", "d"]]

@@ -65,7 +65,8 @@ def test_ranks_are_exact_to_the_last_bit() -> None:
     """Of numbers that share the upper half of their bits, and of the smallest and largest."""
     tiny, huge = 1e-45, torch.finfo(torch.float32).max
     close = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0)).item()
-    ranking = Ranking(torch.tensor([0.0, 1.0, -tiny, -huge, -close]))
+    values = torch.tensor([0.0, 1.0, -tiny, -huge, -close])
+    ranking = Ranking(values, *range(6))
     assert [ranking.kth(k) for k in range(1, 6)] == [
         float(torch.tensor(value)) for value in (huge, close, 1.0, tiny, 0.0)
     ]

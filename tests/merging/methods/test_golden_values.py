@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from merging.errors import PlanError
-from merging.methods.arcee_fusion import fusion_threshold
+from merging.methods.arcee_fusion import divergence, fusion_threshold
 from tests.merging.methods.one_tensor import merge
 
 A, B = [1, -2, 3, 0], [-1, -1, 2, 4]
@@ -242,6 +242,25 @@ def test_arcee_fusion_keeps_what_is_important() -> None:
     source[0] = 0.011  # so that the quartiles are of the others
     result = merge("arcee_fusion", base, [source])
     assert float(result[4]) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("size", "change", "tolerance"),
+    [(0.05, 4e-3, 1e-5), (0.05, 1e-4, 1e-3), (1.0, 1.0, 1e-6), (20.0, 20.0, 1e-5)],
+    ids=["fine-tune", "small changes", "unrelated", "peaked and unrelated"],
+)
+def test_arcee_fusion_has_the_divergence_of_exact_arithmetic(
+    size: float, change: float, tolerance: float
+) -> None:
+    """The divergence of each row is that of float64, relative to it, however small or large."""
+    generator = torch.Generator().manual_seed(0)
+    base = size * torch.randn(64, 576, generator=generator)
+    delta = change * torch.randn(64, 576, generator=generator)
+    q = torch.softmax(base.double(), dim=-1) + 1e-8
+    p = torch.softmax(base.double() + delta.double(), dim=-1) + 1e-8
+    wanted = (p * (p / q).log()).sum(dim=-1, keepdim=True)
+    actual = divergence(base, delta).double()
+    torch.testing.assert_close(actual, wanted, rtol=tolerance, atol=0)
 
 
 def test_arcee_fusion_takes_lower_order_statistics() -> None:

@@ -1,5 +1,6 @@
 """`mergeserve serve` as a process: it listens, serves, drains and ends with exit code 0."""
 
+import gc
 import json
 import os
 import re
@@ -16,7 +17,10 @@ import pytest
 
 from server.__main__ import main
 from server.api.service import Service
+from server.commands.serve import load
 from server.engine.errors import ModelLoadError
+from server.metrics import Metrics
+from server.settings import Settings
 from tests.models import save_tiny_model
 from tests.server.api.live import wait_until
 from tests.server.api.scripted import ScriptedEngine, tokenizer
@@ -29,12 +33,24 @@ def scripted(world: World, monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     engine = ScriptedEngine()
     catalog = world.open_with_sources()
 
-    def load(settings: object, metrics: object, progress: object) -> Service:
+    def load(settings: object, metrics: object) -> Service:
         return Service(engine, tokenizer(), catalog)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("server.commands.serve.load_service", load)
+    monkeypatch.setattr("server.commands.serve.load", load)
     monkeypatch.setattr("server.commands.serve.configure_logging", lambda log_format: None)
     return engine
+
+
+def test_garbage_collections_skip_what_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was loaded is not looked at by later garbage collections."""
+    loaded = Service(ScriptedEngine(), tokenizer(), world.open_with_sources())  # type: ignore[arg-type]
+    monkeypatch.setattr("server.commands.serve.load_service", lambda *given, progress: loaded)
+    try:
+        assert load(Settings(model="tiny"), Metrics()) is loaded
+        assert not any(found is loaded for found in gc.get_objects())
+    finally:
+        gc.unfreeze()
+    assert any(found is loaded for found in gc.get_objects())
 
 
 def test_port_that_is_taken(scripted: ScriptedEngine, caplog: pytest.LogCaptureFixture) -> None:
@@ -50,10 +66,10 @@ def test_model_that_cannot_be_loaded(
 ) -> None:
     """A model that cannot be loaded ends the command with the reason."""
 
-    def load(settings: object, metrics: object, progress: object) -> Service:
+    def load(settings: object, metrics: object) -> Service:
         raise ModelLoadError("no config.json")
 
-    monkeypatch.setattr("server.commands.serve.load_service", load)
+    monkeypatch.setattr("server.commands.serve.load", load)
     assert main(["serve", "tiny", "--port", "0"]) == 1
     assert "no config.json" in caplog.text
 
