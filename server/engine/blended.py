@@ -96,10 +96,11 @@ class Siblings:
             parts = self._scaled(parts, self._by_token(scales))
         active = self._step.stacks.get(self._number)
         if active is not None:
-            inner = torch.split(self._inner(x, active), [len(b) for b in active.b], dim=-1)
+            stack = active.stack
+            inner = torch.split(self._inner(x, active), stack.ranks, dim=-1)
             parts = tuple(
-                torch.addmm(y.flatten(0, -2), c, b).view(y.shape) if len(b) else y
-                for y, c, b in zip(parts, inner, active.b, strict=True)
+                y if up is None else y + up(c, None).view(y.shape)
+                for y, c, up in zip(parts, inner, stack.up, strict=True)
             )
         return [part.contiguous() for part in parts]
 
@@ -123,7 +124,7 @@ class Siblings:
     def _inner(self, x: torch.Tensor, active: ActiveStack) -> torch.Tensor:
         """`c * (A x)` of every token, [tokens, R]."""
         coefficients = self._by_token(active.coefficients)
-        inner = torch.mm(x.flatten(0, -2), active.a.T) * coefficients  # float32
+        inner = active.stack.down(x.flatten(0, -2), None) * coefficients  # float32
         # another row's adapter may overflow, and 0 x inf is NaN
         inner.masked_fill_(self._by_token(active.unused), 0)
         return inner.to(x.dtype)

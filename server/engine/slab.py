@@ -4,19 +4,25 @@ For each linear that some active adapter touches: `a` [R, in] and `b` [R, out], 
 after the other along the rank; linears that read one input have their `a` in one piece. A row's
 blend is then R float32 numbers per linear, its weights times each adapter's scale. Adapters are
 appended when a step first needs them and dropped when enough of the slab has been idle for a while,
-so what a step usually does is one gather.
+so what a step usually does is one gather, or nothing where its rows are those of the last step.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from merging.adapter import Adapter, LowRank
 from merging.blend import Blend
+from server.engine.kernels import Kernel, PlainKernel, can_pack, choose_kernel
 
 IDLE_STEPS = 64
 """An adapter that no row has used for this many steps may be dropped from the slab."""
+
+STEADY_STEPS = 16
+"""Stacks that did not change for this many steps are packed, a few in each step."""
+
+PACKED_PER_STEP = 4
 
 
 def widest_rank(adapter: Adapter) -> int:
@@ -34,6 +40,7 @@ class Stack:
         # for every stacked rank of every linear: its adapter's slot, and that adapter's scale here
         self.slots: list[list[int]] = [[] for _ in b]
         self.scales: list[list[float]] = [[] for _ in b]
+        self._take(PlainKernel)
 
     @property
     def ranks(self) -> list[int]:
@@ -50,18 +57,28 @@ class Stack:
                 self.slots[linear] += [slot] * factor.rank
                 self.scales[linear] += [factor.scale] * factor.rank
         self.a, self.b = torch.cat(a), tuple(b)
+        self._take(PlainKernel)
+
+    def pack(self) -> None:
+        """Take the fastest kernels, which copy the factors: the plain ones stay, to be appended
+        to.
+        """
+        self._take(choose_kernel)
+
+    def _take(self, make: Callable[[torch.Tensor], Kernel]) -> None:
+        """`down`: `A x` of all linears; `up`: for each linear `B y`, None where it has no ranks."""
+        self.down = make(self.a)
+        self.up = [make(b.T) if len(b) else None for b in self.b]
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveStack:
-    """A stack's share of a step: `a` [R, in], for each linear `b` [its ranks, out], and
-    `coefficients` float32 [rows, R].
+    """A stack's share of a step: its `coefficients`, float32 [rows, R].
 
     `unused` [rows, R] is true where a row's blend does not have that rank.
     """
 
-    a: torch.Tensor
-    b: tuple[torch.Tensor, ...]
+    stack: Stack
     coefficients: torch.Tensor
     unused: torch.Tensor
 
@@ -93,7 +110,14 @@ class Slab:
         self._slot_by_digest: dict[str, int] = {}
         self._ranks: list[int] = []
         self._idle_steps: dict[str, int] = {}
+        self._changed()
+
+    def _changed(self) -> None:
+        """Forget what was made of the stacks."""
         self._gather: _Gather | None = None
+        self._last: tuple[Sequence[Blend], dict[int, ActiveStack]] = ((), {})
+        self._num_steady_steps = 0
+        self._unpacked = list(self._stacks.values())
 
     @property
     def rank(self) -> int:
@@ -115,7 +139,21 @@ class Slab:
         except BaseException:  # half an adapter must not be taken for a whole one
             self._clear()
             raise
-        return self._active(blends)
+        self._pack_some()
+        known, active = self._last
+        if len(known) != len(blends) or any(a is not b for a, b in zip(known, blends, strict=True)):
+            active = self._active(blends)
+            self._last = (tuple(blends), active)
+        return active
+
+    def _pack_some(self) -> None:
+        """Packing all at once would hold up everybody's next token."""
+        self._num_steady_steps += 1
+        if self._num_steady_steps > STEADY_STEPS and self._unpacked:
+            for stack in self._unpacked[-PACKED_PER_STEP:]:
+                if can_pack(stack.a):
+                    stack.pack()
+            del self._unpacked[-PACKED_PER_STEP:]
 
     def _would_be_full(self, adapters: Iterable[Adapter]) -> bool:
         """Whether idle adapters have to make room for new ones."""
@@ -158,7 +196,7 @@ class Slab:
             ]
             if any(factors):
                 self._stack(number).append(factors)
-        self._gather = None
+        self._changed()
 
     def _stack(self, number: int) -> Stack:
         if number not in self._stacks:
@@ -186,7 +224,7 @@ class Slab:
         split = torch.split(coefficients, self._gather.sizes, dim=1)
         unused = torch.split(coefficients == 0, self._gather.sizes, dim=1)
         return {
-            number: ActiveStack(stack.a, stack.b, *parts)
+            number: ActiveStack(stack, *parts)
             for (number, stack), *parts in zip(self._stacks.items(), split, unused, strict=True)
         }
 
