@@ -13,7 +13,7 @@ import torch
 
 from merging.checkpoint import Progress
 from merging.errors import MergingError, PlanError
-from merging.operand import changed_files
+from merging.operand import check_unchanged
 from merging.pieces import Scratch
 from merging.tensor_build import Phase, Shared, TensorBuild
 from merging.thresholds import find_thresholds
@@ -73,7 +73,8 @@ def build(
     them. Workers share a tensor from 4 Mi elements on, and such a tensor is then the only one.
 
     Raises PlanError with every reason, led by the names of tensors: what is missing, has another
-    shape, or is not finite, and in which source. Raises BuildCancelled once `cancelled` says so.
+    shape, or is not finite, and in which source; SourceError if files changed by the end;
+    BuildCancelled once `cancelled` says so.
     """
     start = perf_counter()
     build = _Build(plan, out, cache, progress or (lambda done, total: None), cancelled)
@@ -120,6 +121,7 @@ class _Build:
         for _ in workers.run(map(self._alone, groups)):
             self._progress(self._done, self._total)
         self._raise_problems()
+        check_unchanged(self._plan)
         return BuildReport(
             seconds=perf_counter() - start,
             phase_seconds=dict(self._seconds),
@@ -178,7 +180,6 @@ class _Build:
             for tensor in self._plan.tensors
             for problem in problems[tensor.name]
         )
-        reasons = reasons or changed_files(self._plan)
         if reasons:
             raise PlanError(reasons)
 

@@ -16,7 +16,7 @@ from merging.adapter import Adapter, LowRank
 from merging.base import Base, Linear
 from merging.build import GROUP, BuildCancelled, build, grouped_by_size
 from merging.checkpoint_weights import open_checkpoint
-from merging.errors import PlanError
+from merging.errors import PlanError, SourceError
 from merging.methods import METHODS
 from merging.pieces import pieces_of
 from merging.source import AdapterDeltas, CheckpointDeltas
@@ -379,7 +379,7 @@ def test_a_file_that_changes_during_the_build_is_named(tmp_path: Path) -> None:
             os.utime(tmp_path / "a" / "model.safetensors", ns=(1, 1))
 
     build(plan, out.__getitem__)
-    with pytest.raises(PlanError, match=r"a/model\.safetensors changed") as error:
+    with pytest.raises(SourceError, match=r"a/model\.safetensors changed") as error:
         build(plan, out.__getitem__, progress=change_at_the_end)
     assert len(error.value.reasons) == 1
 
