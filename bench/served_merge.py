@@ -28,11 +28,15 @@ from bench.edits import wait_until_ready
 from bench.merge import write_fine_tune
 from merging.checkpoint_weights import open_checkpoint
 
-METHODS = ("task_arithmetic", "linear", "ties", "dare_ties", "breadcrumbs", "della", "sce")
+METHODS = (
+    "task_arithmetic", "linear", "ties", "dare_ties", "breadcrumbs", "della", "sce", "arcee_fusion",
+)  # fmt: skip
 
 
 def preset(method: str, weight: float, number: int) -> dict[str, Any]:
-    """A document; `number` makes it differ from others where trims depend on it."""
+    """A document; `number` makes it differ from others, also in what its trims depend on."""
+    if method == "arcee_fusion":  # it has no parameters: each source in turn
+        return {"method": method, "sources": {f"a{number % 2}": {}}}
     share = 0.5 + 0.001 * number
     values: dict[str, Any] = {"weight": weight}
     recipe: dict[str, Any] = {"method": method}

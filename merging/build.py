@@ -13,7 +13,7 @@ import torch
 
 from merging.checkpoint import Progress
 from merging.errors import MergingError, PlanError
-from merging.operand import changed_files
+from merging.operand import check_unchanged
 from merging.pieces import Scratch
 from merging.tensor_build import Phase, Shared, TensorBuild
 from merging.thresholds import find_thresholds
@@ -23,7 +23,7 @@ from merging.wording import grouped
 from merging.workers import Task, Workers
 
 LARGE: Final = 1 << 22
-"""Elements from which on all workers share a tensor; smaller ones have a worker each."""
+"""Elements from which on all workers share a tensor, if they can; others have a worker each."""
 
 GROUP: Final = 1 << 20
 """Elements of small tensors that one task merges, about: to hand over a task takes as long as to
@@ -70,10 +70,12 @@ def build(
     Memory: a worker has buffers of 1 MiB for each source and a few more. Trims that the cache
     lacks take one delta in float32 and what their method makes of it for each worker; methods that
     must see a whole tensor (`pointwise` is false) its base, all its deltas, and what they make of
-    them. Workers share a tensor from 4 Mi elements on, and such a tensor is then the only one.
+    them. Workers share a tensor from 4 Mi elements on, and such a tensor is then the only one; if
+    it must be seen whole, one worker merges it, while others merge smaller ones.
 
     Raises PlanError with every reason, led by the names of tensors: what is missing, has another
-    shape, or is not finite, and in which source. Raises BuildCancelled once `cancelled` says so.
+    shape, or is not finite, and in which source; SourceError if files changed by the end;
+    BuildCancelled once `cancelled` says so.
     """
     start = perf_counter()
     build = _Build(plan, out, cache, progress or (lambda done, total: None), cancelled)
@@ -111,15 +113,18 @@ class _Build:
         run = partial(self._run, workers, "threshold")
         thresholds = find_thresholds(self._plan, self._cache, scratch, run)
         shared = Shared(self._plan, self._cache, scratch, thresholds)
-        for tensor in (tensor for tensor in tensors if math.prod(tensor.shape) >= LARGE):
-            self._together(workers, self._start(shared, tensor))
-        small = [tensor for tensor in tensors if math.prod(tensor.shape) < LARGE]
-        groups = (
-            [self._start(shared, tensor) for tensor in group] for group in grouped_by_size(small)
-        )
-        for _ in workers.run(map(self._alone, groups)):
+        large = [tensor for tensor in tensors if math.prod(tensor.shape) >= LARGE]
+        groups = list(grouped_by_size([t for t in tensors if math.prod(t.shape) < LARGE]))
+        if self._plan.method.in_pieces:
+            for tensor in large:
+                self._together(workers, self._start(shared, tensor))
+        else:
+            groups.insert(0, large)  # one worker for them, as each needs memory for all of it
+        builds = ([self._start(shared, tensor) for tensor in group] for group in groups)
+        for _ in workers.run(map(self._alone, builds)):
             self._progress(self._done, self._total)
         self._raise_problems()
+        check_unchanged(self._plan)
         return BuildReport(
             seconds=perf_counter() - start,
             phase_seconds=dict(self._seconds),
@@ -178,7 +183,6 @@ class _Build:
             for tensor in self._plan.tensors
             for problem in problems[tensor.name]
         )
-        reasons = reasons or changed_files(self._plan)
         if reasons:
             raise PlanError(reasons)
 

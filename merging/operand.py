@@ -133,8 +133,8 @@ def open_operands(plan: VariantPlan, tensor: TensorPlan) -> Operands:
     )
 
 
-def changed_files(plan: VariantPlan) -> list[str]:
-    """What is wrong with the files of a plan that changed since they were opened, for each."""
+def check_unchanged(plan: VariantPlan) -> None:
+    """Raises SourceError that names every file of a plan that changed since it was opened."""
     models = [own.weights for own in plan.sources.values()]
     if any(tensor.base is not None for tensor in plan.tensors):
         models.append(plan.base)
@@ -146,7 +146,8 @@ def changed_files(plan: VariantPlan) -> list[str]:
                 weights.check_unchanged()
             except SourceError as error:
                 reasons |= dict.fromkeys(error.reasons)
-    return list(reasons)
+    if reasons:
+        raise SourceError(list(reasons))
 
 
 def _matrix(plan: VariantPlan, tensor: TensorPlan) -> tuple[int, int]:

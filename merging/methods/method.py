@@ -75,6 +75,11 @@ class Method:
         """Whether the base may be one of its sources."""
         return self.base == "input"
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether tensors can be merged piece by piece."""
+        return self.kind != "elementwise" or self.pointwise
+
     def parameter(self, name: str) -> Parameter | None:
         return next((p for p in self.parameters if p.name == name), None)
 

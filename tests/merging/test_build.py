@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,8 +17,10 @@ from merging.adapter import Adapter, LowRank
 from merging.base import Base, Linear
 from merging.build import GROUP, BuildCancelled, build, grouped_by_size
 from merging.checkpoint_weights import open_checkpoint
-from merging.errors import PlanError
+from merging.elementwise import merge_whole
+from merging.errors import PlanError, SourceError
 from merging.methods import METHODS
+from merging.operand import Operands
 from merging.pieces import pieces_of
 from merging.source import AdapterDeltas, CheckpointDeltas
 from merging.trim_cache import TrimCache
@@ -200,6 +203,37 @@ def test_a_large_tensor_is_shared_by_workers(monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(merged["large.weight"], expected, rtol=2e-6, atol=4e-6)
 
 
+def test_large_tensors_that_are_seen_whole_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each needs memory for all of it: small ones are merged beside them, other large ones not."""
+    monkeypatch.setattr("merging.build.LARGE", 1_000)
+    monkeypatch.setattr("merging.build.GROUP", 1)
+    small_begun = threading.Event()
+    num_large, most_large = 0, 0
+    original = merge_whole
+
+    def noted(method: Any, operands: Operands, *rest: Any) -> bool:
+        nonlocal num_large, most_large
+        if math.prod(operands.plan.shape) < 1_000:
+            small_begun.set()
+            return original(method, operands, *rest)
+        num_large += 1
+        most_large = max(most_large, num_large)
+        assert small_begun.wait(10)
+        merged = original(method, operands, *rest)
+        num_large -= 1
+        return merged
+
+    monkeypatch.setattr("merging.tensor_build.merge_whole", noted)
+    shapes = {f"large{i}": (20, 50) for i in range(3)} | {f"small{i}": (5,) for i in range(6)}
+    base = random_tensors(shapes, seed=1)
+    sources = {"a": random_tensors(shapes, seed=2), "b": random_tensors(shapes, seed=3)}
+    plan = plan_of("sce", base, sources)
+    merged, _ = built(plan, num_workers=3)
+    assert most_large == 1
+    for name, tensor in whole(plan).items():
+        torch.testing.assert_close(merged[name], tensor, rtol=0, atol=0)
+
+
 def test_an_edit_of_weights_finds_no_trim_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trims of TIES depend on density, and not on weights: with a cache they are found once."""
     calls = []
@@ -379,7 +413,7 @@ def test_a_file_that_changes_during_the_build_is_named(tmp_path: Path) -> None:
             os.utime(tmp_path / "a" / "model.safetensors", ns=(1, 1))
 
     build(plan, out.__getitem__)
-    with pytest.raises(PlanError, match=r"a/model\.safetensors changed") as error:
+    with pytest.raises(SourceError, match=r"a/model\.safetensors changed") as error:
         build(plan, out.__getitem__, progress=change_at_the_end)
     assert len(error.value.reasons) == 1
 
