@@ -401,3 +401,29 @@ def test_a_refused_ensemble_leaves_no_build_behind(variants, monkeypatch):
     running.result(20)
     variants.variants._executor.submit(lambda: None).result(20)  # after all that was queued
     assert variants.forge.num_builds == 1
+
+
+def test_a_member_is_no_way_around_the_mode_of_a_preset(variants):
+    """A request that names the merge of an ensemble preset as a member needs what calling that
+    merge needs, and what building weights for one request needs. A document may name it.
+    """
+    catalog = variants.open_with_sources()
+    catalog.create(preset("shut", mode="ensemble", overrides="none"), edit=Edit())
+    catalog.create(preset("blend", mode="ensemble", overrides="mode"), edit=Edit())
+    catalog.create(
+        preset("heavy", sources={"ft": {"weight": 0.5}}, mode="ensemble", overrides="mode"),
+        edit=Edit(),
+    )
+
+    def ask(model: str) -> Served:
+        members = {"x": MemberSettings(model=f"{model}:merge", weight=1.0)}
+        return catalog.resolve("base", asked(rule="log_pool", members=members))
+
+    with pytest.raises(ForbiddenError, match="'shut' cannot be asked for another mode"):
+        ask("shut")
+    with pytest.raises(ForbiddenError, match="--inline-recipes"):
+        ask("heavy")
+    assert [member.name for member in ask("blend").members] == ["x"]
+    member = {"x": {"model": "shut@1:merge", "weight": 0.5}}
+    catalog.create(preset("own", mode="ensemble", ensemble={"members": member}), edit=Edit())
+    assert "x" in rows(catalog.resolve("own"))
