@@ -23,6 +23,8 @@ from server.engine.stats import EngineObserver, RequestStats, StepStats
 
 logger = logging.getLogger(__name__)
 
+OBSERVER_FAILED = "the engine's observer failed"
+
 
 class Engine:
     """Rows and groups over one resident model. See `step`."""
@@ -65,9 +67,12 @@ class Engine:
             outputs = self._compute(plan, groups)
         except Exception:
             logger.exception("a step of %d rows failed", len(plan.work))
-            left = [group for group in groups if group in self.scheduler.running]
-            outputs = [self._fail(group, FAILED) for group in left]
-        self._observe(plan, time.perf_counter() - started)
+            # Those that had ended in this step too: nobody was told.
+            outputs = [self._fail(group, FAILED) for group in groups]
+        try:
+            self._observe(plan, time.perf_counter() - started)
+        except Exception:
+            logger.exception(OBSERVER_FAILED)
         return outputs
 
     def _compute(self, plan: StepPlan, groups: list[Group]) -> list[tuple[Group, Output]]:
@@ -112,9 +117,15 @@ class Engine:
         return group, output
 
     def _leave(self, group: Group) -> None:
+        """Free what a group holds, unless it did so already, and tell the observer."""
+        if not self.scheduler.has(group):
+            return
         self.scheduler.finish(group)
         if self.observer is not None:
-            self.observer.finished(RequestStats.of(group))
+            try:
+                self.observer.finished(RequestStats.of(group))
+            except Exception:  # what is measured of a request must not cost it its answer
+                logger.exception(OBSERVER_FAILED)
 
     def _observe(self, plan: StepPlan, seconds: float) -> None:
         if self.observer is not None:
