@@ -17,7 +17,7 @@ from server.engine.group import FAILED, Combined, Group
 from server.engine.reader import token_logprobs
 from server.engine.request import Output, Request, TokenLogprobs
 from server.engine.runner import Runner
-from server.engine.sampler import sample
+from server.engine.sampler import forbidden_tokens, sample
 from server.engine.scheduler import RowWork, Scheduler, StepPlan
 from server.engine.stats import EngineObserver, RequestStats, StepStats
 
@@ -96,7 +96,7 @@ class Engine:
         combined: dict[Group, Combined] = {}
         for group in ready:
             try:
-                made = group.combine()
+                made = group.combine(forbidden_tokens(group, self._eos_token_ids))
             except EnsembleError as error:
                 group.mistake = str(error)
                 continue
@@ -106,7 +106,7 @@ class Engine:
         groups = list(combined)
         logits = torch.stack([made.logits for made in combined.values()])
         drawn_from = None
-        if any(group.request.draw_rule is not None for group in groups):
+        if any(made.drawn_from is not made.logits for made in combined.values()):
             drawn_from = torch.stack([made.drawn_from for made in combined.values()])
         tokens = sample(logits, groups, self._eos_token_ids, drawn_from)
         return [(g, _noted(g, token, combined[g])) for g, token in zip(groups, tokens, strict=True)]
