@@ -139,7 +139,7 @@ class Fidelity:
             return "no_other_mode"
         if other is None:
             return "not_at_hand"
-        if any(member.system or member.prompt for member in other.members):
+        if any(m.system is not None or m.prompt is not None for m in other.members):
             return "own_prompts"
         request, reader = _request(served, other, prompt, answer)
         try:

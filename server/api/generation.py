@@ -185,6 +185,9 @@ def _requests(
         )
     members = engine_members(served, prompt)
     rule, draw_rule = compile_rules(served, sampling.temperature)
+    lenient_rule = None
+    if rule is not None and rule.plausibility_alpha > 0 and sampling.min_tokens > 0:
+        lenient_rule = dataclasses.replace(rule, plausibility_alpha=0.0)
     return [
         Request(
             members=members,
@@ -192,6 +195,7 @@ def _requests(
             choice=choice,
             rule=rule,
             draw_rule=draw_rule,
+            lenient_rule=lenient_rule,
             label=served.preset or "",
             path=served.path,
             mode=served.mode,

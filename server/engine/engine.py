@@ -17,11 +17,13 @@ from server.engine.group import FAILED, Combined, Group
 from server.engine.reader import token_logprobs
 from server.engine.request import Output, Request, TokenLogprobs
 from server.engine.runner import Runner
-from server.engine.sampler import sample
+from server.engine.sampler import forbidden_tokens, sample
 from server.engine.scheduler import RowWork, Scheduler, StepPlan
 from server.engine.stats import EngineObserver, RequestStats, StepStats
 
 logger = logging.getLogger(__name__)
+
+OBSERVER_FAILED = "the engine's observer failed"
 
 
 class Engine:
@@ -65,9 +67,12 @@ class Engine:
             outputs = self._compute(plan, groups)
         except Exception:
             logger.exception("a step of %d rows failed", len(plan.work))
-            left = [group for group in groups if group in self.scheduler.running]
-            outputs = [self._fail(group, FAILED) for group in left]
-        self._observe(plan, time.perf_counter() - started)
+            # Those that had ended in this step too: nobody was told.
+            outputs = [self._fail(group, FAILED) for group in groups]
+        try:
+            self._observe(plan, time.perf_counter() - started)
+        except Exception:
+            logger.exception(OBSERVER_FAILED)
         return outputs
 
     def _compute(self, plan: StepPlan, groups: list[Group]) -> list[tuple[Group, Output]]:
@@ -91,7 +96,7 @@ class Engine:
         combined: dict[Group, Combined] = {}
         for group in ready:
             try:
-                made = group.combine()
+                made = group.combine(forbidden_tokens(group, self._eos_token_ids))
             except EnsembleError as error:
                 group.mistake = str(error)
                 continue
@@ -101,7 +106,7 @@ class Engine:
         groups = list(combined)
         logits = torch.stack([made.logits for made in combined.values()])
         drawn_from = None
-        if any(group.request.draw_rule is not None for group in groups):
+        if any(made.drawn_from is not made.logits for made in combined.values()):
             drawn_from = torch.stack([made.drawn_from for made in combined.values()])
         tokens = sample(logits, groups, self._eos_token_ids, drawn_from)
         return [(g, _noted(g, token, combined[g])) for g, token in zip(groups, tokens, strict=True)]
@@ -112,9 +117,15 @@ class Engine:
         return group, output
 
     def _leave(self, group: Group) -> None:
+        """Free what a group holds, unless it did so already, and tell the observer."""
+        if not self.scheduler.has(group):
+            return
         self.scheduler.finish(group)
         if self.observer is not None:
-            self.observer.finished(RequestStats.of(group))
+            try:
+                self.observer.finished(RequestStats.of(group))
+            except Exception:  # what is measured of a request must not cost it its answer
+                logger.exception(OBSERVER_FAILED)
 
     def _observe(self, plan: StepPlan, seconds: float) -> None:
         if self.observer is not None:

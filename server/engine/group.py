@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -185,8 +185,12 @@ class Group:
             self.mistake = FAILED
         self.num_unread -= num_new
 
-    def combine(self) -> "Combined":
-        """What the rule makes of the rows' logits. Raises EnsembleError."""
+    def combine(self, forbidden: Collection[int] = ()) -> "Combined":
+        """What the rule makes of the rows' logits. Raises EnsembleError.
+
+        `forbidden` tokens are not drawn; if the rule rules out all others, the request's
+        `lenient_rule` says which one is.
+        """
         logits = [row.logits for row in self.rows if row.logits is not None]
         assert len(logits) == len(self.rows), "the group is not ready"
         for row in self.rows:
@@ -196,7 +200,10 @@ class Group:
             return Combined(logits[0], logits[0], logits[0][None])
         rows = torch.stack(logits)
         combined = request.rule(rows)
-        return Combined(combined, request.draw_rule(rows) if request.draw_rule else combined, rows)
+        drawn_from = request.draw_rule(rows) if request.draw_rule else combined
+        if forbidden and request.lenient_rule and _leaves_none(drawn_from, forbidden):
+            drawn_from = request.lenient_rule(rows)
+        return Combined(combined, drawn_from, rows)
 
     def append(self, token: TokenLogprobs, eos_token_ids: frozenset[int], max_len: int) -> Output:
         """Append a sampled token to every row; decide whether the group is finished; return what to
@@ -260,6 +267,13 @@ class Group:
             stop_reason=self.stop_reason,
             error=error,
         )
+
+
+def _leaves_none(logits: torch.Tensor, forbidden: Collection[int]) -> bool:
+    """Whether no other token is possible, [vocab]."""
+    possible = logits.isfinite()
+    possible[sorted(forbidden)] = False
+    return not bool(possible.any())
 
 
 def _prompt_reader(request: Request) -> LogprobsReader | None:

@@ -77,9 +77,10 @@ class Request:
 
     One member is an ordinary generation; several need a `rule`, unless they generate nothing.
     Tokens are drawn from what `draw_rule` makes of the rows, where that is another distribution
-    than the `rule`'s, which log-probabilities are of. Penalties and statistics look at the first
-    member's prompt. `choice` tells apart the `n` choices of one prompt: random numbers are keyed by
-    (seed, choice, token index). `label`, `path` and `mode` go to the statistics untouched.
+    than the `rule`'s, which log-probabilities are of; from the `lenient_rule`'s, if there is one,
+    where `min_tokens` forbids all that the `rule` leaves. Penalties and statistics look at the
+    first member's prompt. `choice` tells apart the `n` choices of one prompt: random numbers are
+    keyed by (seed, choice, token index). `label`, `path` and `mode` go to the statistics untouched.
 
     With a `reader` a given text is scored (teacher forcing): the last `num_read` tokens of the
     prompts, which must be the same for every member, after one or more tokens that may differ. None
@@ -92,6 +93,7 @@ class Request:
     choice: int = 0
     rule: Rule | None = None
     draw_rule: Rule | None = None
+    lenient_rule: Rule | None = None
     reader: Reader | None = None
     num_read: int | None = None
     priority: Priority = "live"

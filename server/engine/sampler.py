@@ -51,8 +51,17 @@ def sample(
 def _changes_scores(group: Group, eos: frozenset[int]) -> bool:
     sampling = group.sampling
     penalised = sampling.presence_penalty or sampling.frequency_penalty
-    too_early = len(group.output_tokens) < sampling.min_tokens
-    return bool(penalised or sampling.repetition_penalty != 1 or sampling.logit_bias or too_early)
+    changed = penalised or sampling.repetition_penalty != 1 or sampling.logit_bias
+    return bool(changed or forbidden_tokens(group, eos))
+
+
+def forbidden_tokens(group: Group, eos: frozenset[int]) -> frozenset[int]:
+    """Tokens that would end the group before its `min_tokens`."""
+    sampling = group.sampling
+    if len(group.output_tokens) >= sampling.min_tokens:
+        return frozenset()
+    ends = frozenset(sampling.stop_token_ids)
+    return ends if sampling.ignore_eos else ends | eos
 
 
 def _apply_penalties(scores: torch.Tensor, group: Group, eos: frozenset[int]) -> None:
@@ -72,13 +81,8 @@ def _apply_penalties(scores: torch.Tensor, group: Group, eos: frozenset[int]) ->
     for token_id, bias in sampling.logit_bias.items():
         scores[token_id] += bias
     scores.clamp_(-LARGEST, LARGEST)  # penalties may overflow, and inf - inf is NaN
-    if len(group.output_tokens) < sampling.min_tokens:
-        ends = (
-            set(sampling.stop_token_ids)
-            if sampling.ignore_eos
-            else {*eos, *sampling.stop_token_ids}
-        )
-        scores[sorted(ends)] = float("-inf")
+    if forbidden := forbidden_tokens(group, eos):
+        scores[sorted(forbidden)] = float("-inf")
 
 
 def _exponentials(group: Group, vocab_size: int) -> torch.Tensor:

@@ -84,6 +84,10 @@ class Scheduler:
         """Put a new group at the end of the queue."""
         self.waiting.append(group)
 
+    def has(self, group: Group) -> bool:
+        """Whether a group waits or runs."""
+        return group in self.running or group in self.waiting
+
     def finish(self, group: Group) -> None:
         """Take a group out, running or waiting, and free its blocks."""
         if group in self.running:
@@ -167,10 +171,19 @@ class Scheduler:
         together = min(max(left, 0) // len(shares), group.num_unread + 1)
         if not are_level:
             together = 0
-        elif budget > 0 and not plan.work and not any(shares):
-            together = max(together, 1)  # however many rows it has, the group must get on
+        elif budget > 0 and not any(shares) and self._must_read(group, plan):
+            together = max(together, 1)
         plan.num_read += together * len(shares)
         return [share + together for share in shares]
+
+    def _must_read(self, group: Group, plan: StepPlan) -> bool:
+        """Whether a reader gets a position, however many rows it has: it must get on. Beside live
+        groups the first one of the background does, on rows that are idle.
+        """
+        if not plan.work:
+            return True
+        is_first = group.is_background and not any(w.group.is_background for w in plan.work)
+        return is_first and len(group.rows) <= self.config.max_rows - max(self._live_rows)
 
     def _reserve(self, group: Group, row: Row, num_tokens: int, plan: StepPlan) -> bool:
         """Give `row` the blocks for `num_tokens` more tokens, preempting younger groups, at worst

@@ -44,8 +44,10 @@ class Builder:
             return
         try:
             old = None if preset.serving is None else preset.serving.merge
+            served = self._published.snapshot.weights_of(stored.record.document, plan)
+            self._variants.check_all(served)
             with ExitStack() as stack:
-                for each in self._published.snapshot.weights_of(stored.record.document, plan):
+                for each in served:
                     stack.enter_context(self._variants.holding(each, old))
                 self._publish(stored, plan)
         except ServiceError as error:

@@ -99,8 +99,11 @@ class Caller:
                 else self._variants.ask(plan, lambda: not future.cancelled())
                 for plan in plans
             ]
-        except BuildError as error:
-            raise _refused(resolved, error) from error
+        except Exception as error:
+            future.cancel()  # builds that were asked for until then: nobody waits for them
+            if isinstance(error, BuildError):
+                raise _refused(resolved, error) from error
+            raise
         _pass_on(asked, future, resolved, make)
         return future
 

@@ -9,7 +9,7 @@ from server.presets.ensembles import FindModel
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.names import is_base, model_not_found, parse_model_string
 from server.presets.permissions import Permissions, plan_of
-from server.presets.snapshot import Snapshot
+from server.presets.snapshot import Serving, Snapshot
 
 LIST_MODELS = "GET /v1/models lists those that do."
 
@@ -50,8 +50,19 @@ class MemberFinder:
                     f"members: its merge is {parsed.name}:merge",
                     param="members",
                 )
+            if by_request:
+                self._check_merge(serving)
             return serving.plan
         source = snapshot.sources.get(parsed.name)
         if source is None or model != source.name:
             raise model_not_found(model, LIST_MODELS)
         return self._permissions.source_plan(source) if by_request else plan_of(source)
+
+    def _check_merge(self, serving: Serving) -> None:
+        """ForbiddenError unless a request may name the merge of this revision: that of a preset
+        which runs as an ensemble is its other mode, and its weights are nobody else's.
+        """
+        document = serving.stored.record.document
+        if document.mode == "ensemble":
+            self._permissions.check_level(document, ("mode", "weights"), "another mode")
+            self._permissions.check_temporary(serving.plan, "members")

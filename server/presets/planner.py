@@ -52,8 +52,9 @@ class Planner:
         `contents` are by source name; `unusable` says of sources without one why they have none.
         """
         used = sorted(recipe.models & contents.keys())
-        digests = (f"{name}={contents[name].digest}" for name in used)
-        key = (canonical_json(recipe.model_dump(mode="json")), *digests)
+        # By object: equal checkpoints are read from files of their own, which may go one by one.
+        objects = (f"{name}={contents[name].digest} {id(contents[name])}" for name in used)
+        key = (canonical_json(recipe.model_dump(mode="json")), *objects)
         try:
             return self._recent.get(
                 key,

@@ -85,8 +85,10 @@ class PresetEditor:
             check_members(document, snapshot.presets)
             plan = self._planner.plan_document(document, snapshot.sources)
         old = _serving_plan(current)
+        served = snapshot.weights_of(document, plan)
+        self._variants.check_all(served)
         with ExitStack() as stack:
-            for each in snapshot.weights_of(document, plan):
+            for each in served:
                 if each.variant is not None and edit.wait:
                     with phases.timed("build"):
                         stack.enter_context(self._variants.holding(each, old))
@@ -119,8 +121,10 @@ class PresetEditor:
             return current.record
         snapshot, document = self._published.snapshot, current.record.document
         plan = self._planner.plan_document(document, snapshot.sources)
+        served = snapshot.weights_of(document, plan)
+        self._variants.check_all(served)
         with ExitStack() as stack:
-            for each in snapshot.weights_of(document, plan):
+            for each in served:
                 stack.enter_context(self._variants.holding(each, _serving_plan(current)))
             self._builder.finish(current.head, plan)
         after = self._published.snapshot.presets.get(current.record.name)
@@ -147,7 +151,9 @@ class PresetEditor:
             self._published.check_free(name, kind="preset")
         check_members(document, snapshot.presets)
         plan = self._planner.plan_document(document, snapshot.sources)
-        for each in snapshot.weights_of(document, plan):
+        served = snapshot.weights_of(document, plan)
+        self._variants.check_all(served)
+        for each in served:
             self._variants.check(each, _serving_plan(current))
         if current is not None and is_current(document, current):
             return current.record, plan

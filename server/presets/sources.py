@@ -53,7 +53,7 @@ class SourceRegistry:
     `source_dirs` are the only folders from which sources may be registered over HTTP. `resident`
     are the base's own files, which checkpoints are compared with. `base_tensor` looks up the base's
     own tensors, for adapters that hold copies of them. `forget` is told the digest of each content
-    that leaves the memory.
+    that leaves the memory, or is held by another object from now on.
     """
 
     def __init__(
@@ -158,13 +158,16 @@ class SourceRegistry:
 
     def _share(self, content: Content) -> Content:
         """The content on the factors that are in memory already. Called with the lock."""
-        shared = self._held.get(content.digest, content)
+        held = self._held.get(content.digest)
+        shared = content if held is None else held
         if isinstance(content, Adapter) and isinstance(shared, Adapter):
             if recorded_base(shared) == recorded_base(content):
                 content = shared
             else:  # the same tensors, whose folder says something else of their base
                 content = replace(content, factors=shared.factors)
         # Of checkpoints the one opened last stays: the folder of the other may be gone.
+        if held is not None and held is not content:
+            self._forget(content.digest)  # plans that would read the other's files
         self._held[content.digest] = content
         self._held.move_to_end(content.digest)
         return content

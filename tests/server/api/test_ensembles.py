@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from tests.server.api.conftest import StartApp
 from tests.server.api.scripted import CONFIG, Harness, ids
 
@@ -51,3 +53,16 @@ def test_rules_are_listed_with_the_methods(api: Harness) -> None:
     names = {parameter["name"] for parameter in rules["linear_pool"]["parameters"]}
     assert names == {"weight", "temperature_order"}
     assert {item["name"]: item for item in items}["task_arithmetic"]["kind"] == "linear"
+
+
+@pytest.mark.parametrize(("min_tokens", "is_lenient"), [(0, False), (2, True)])
+def test_a_shortest_length_goes_before_the_plausibility_constraint(
+    api: Harness, min_tokens: int, is_lenient: bool
+) -> None:
+    """Only a request that has both brings the rule without the constraint, for where they clash."""
+    rule = {"mode": "ensemble", "rule": "log_pool", "plausibility_alpha": 0.1}
+    assert api.complete(model="tutor", min_tokens=min_tokens, mergeserve=rule).status_code == 200
+    request = api.engine.requests[-1]
+    assert request.rule.plausibility_alpha == 0.1
+    expected = dataclasses.replace(request.rule, plausibility_alpha=0.0) if is_lenient else None
+    assert request.lenient_rule == expected

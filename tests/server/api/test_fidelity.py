@@ -15,6 +15,7 @@ from server.api.prompts import EncodedPrompt
 from server.app import create_app
 from server.engine.async_engine import Stream
 from server.engine.request import Output
+from server.presets.catalog import Edit
 from server.presets.served import Overrides, Served
 from server.settings import Settings
 from tests.adapters import save_adapter
@@ -228,6 +229,19 @@ async def test_a_revision_that_no_longer_serves_is_dropped(stage: Stage) -> None
     stage.offer(replace(stage.served, preset="gone"))
     stage.offer(answer="")
     assert stage.seen.dropped == ["not_at_hand", "not_at_hand", "empty"]
+
+
+@in_loop
+async def test_prompts_of_their_own_are_not_compared(stage: Stage) -> None:
+    """A preset whose members read something else than the request is not scored, were it only an
+    empty system prompt.
+    """
+    for system in ("Be brief.", ""):
+        document = preset("own", ensemble={"members": {"math": {"system": system}}})
+        stage.catalog.replace("own", document, edit=Edit())
+        stage.offer(stage.catalog.resolve("own"))
+    assert stage.seen.dropped == ["own_prompts"] * 2
+    assert stage.engine.requests == []
 
 
 @in_loop

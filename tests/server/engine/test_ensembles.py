@@ -1,5 +1,6 @@
 """Groups of several rows: scheduled, preempted and sampled as one."""
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -235,3 +236,32 @@ def test_a_combination_that_is_none(bench: Bench) -> None:
     (output,) = bench.outputs[failed]
     assert (output.finish_reason, output.error) == ("error", "every token is ruled out")
     assert sound.finish_reason == "length"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_that_must_go_on_where_only_its_end_is_plausible(
+    tmp_path: Path, temperature: float
+) -> None:
+    """With `min_tokens`, where the stop token is all that the plausibility constraint leaves, the
+    token is drawn from the combination without the constraint, and not from what was ruled out.
+    """
+    bench = make_bench(tmp_path)
+    weights = members_of(bench)
+    strict = compile_rule("log_pool", {"one": 0.5, "two": 0.5}, plausibility_alpha=1.0)
+    lenient = dataclasses.replace(strict, plausibility_alpha=0.0)
+    members = tuple(Member(random_prompt(6), weights[name], name) for name in strict.rows)
+
+    def ask(**sampling: object) -> list[int]:
+        params = SamplingParams(max_tokens=1, **sampling)  # type: ignore[arg-type]
+        request = Request(members, params, rule=strict, lenient_rule=lenient)
+        group = bench.engine.add(request)
+        bench.run()
+        return group.output_tokens
+
+    (best,) = ask(temperature=0.0)
+    models = [model_logits(bench.merged(weights[name]).cpu()) for name in strict.rows]
+    left = lenient(torch.stack([torch.tensor(model(random_prompt(6))) for model in models]))
+    left[best] = float("-inf")
+    options = {"temperature": temperature, "top_k": 2, "min_tokens": 1, "stop_token_ids": (best,)}
+    wanted = set(left.topk(2 if temperature else 1).indices.tolist())
+    assert {ask(seed=seed, **options)[0] for seed in range(20)} == wanted

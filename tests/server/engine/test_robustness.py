@@ -10,10 +10,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from merging.adapter import Adapter, LowRank
 from server.engine import engine as engine_module
 from server.engine.errors import UnsupportedModelError
-from server.engine.group import FAILED, OVERFLOW
+from server.engine.group import FAILED, OVERFLOW, Group
 from server.engine.loading import build_engine
 from server.engine.options import EngineOptions
 from server.engine.slab import Slab
+from server.engine.stats import RequestStats, StepStats
 from server.engine.tokenizer import Tokenizer
 from tests.adapters import blend_of
 from tests.models import VOCAB_SIZE
@@ -273,3 +274,43 @@ def test_a_model_of_another_kind_is_refused_by_name() -> None:
     tokenizer = Tokenizer(byte_tokenizer(), vocab_size=VOCAB_SIZE, eos_token_ids=frozenset())
     with pytest.raises(UnsupportedModelError, match="Mamba"):
         build_engine(model, tokenizer, EngineOptions(kv_memory=0.01))
+
+
+class Failing:
+    """An observer that fails whatever it is told."""
+
+    def step(self, stats: StepStats) -> None:
+        raise ValueError("step")
+
+    def finished(self, stats: RequestStats) -> None:
+        raise ValueError("finished")
+
+
+def test_an_observer_that_fails_costs_no_answer(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What goes wrong while a request is measured is logged, and the request is answered."""
+    bench.engine.observer = Failing()
+    group = bench.add(random_prompt(6), max_tokens=3)
+    bench.run()
+    assert bench.outputs[group][-1].finish_reason == "length"
+    assert "ValueError: finished" in caplog.text
+    assert "ValueError: step" in caplog.text
+
+
+def test_whoever_left_in_a_step_that_failed_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure after one group of a step has ended ends that group's stream too."""
+    groups = [bench.add(random_prompt(5, seed=i), max_tokens=1) for i in range(2)]
+    finish, finished = bench.engine.scheduler.finish, []
+
+    def fail_once(group: Group) -> None:
+        finished.append(group)
+        if len(finished) == 2:
+            raise ValueError("after the first has left")
+        finish(group)
+
+    monkeypatch.setattr(bench.engine.scheduler, "finish", fail_once)
+    bench.run()
+    assert [bench.outputs[group][-1].error for group in groups] == [FAILED] * 2

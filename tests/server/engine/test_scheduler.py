@@ -294,3 +294,24 @@ def test_background_groups_end_when_live_traffic_does() -> None:
     assert set(background) == set(done)
     assert not scheduler.has_work
     scheduler.blocks.check_integrity([])
+
+
+def test_a_reader_of_many_rows_gets_on_beside_live_groups() -> None:
+    """A background text under more members than `max_background_tokens` is read position by
+    position while live groups decode, if its rows are idle; not on rows that they hold.
+    """
+    scheduler = make_scheduler(max_rows=6, max_background_tokens=2, num_blocks=60, live_memory=2)
+    members = tuple(Member((start, 1, 2, 3, 4, 5), BASE) for start in range(50, 54))
+    live, other = add(scheduler, 2), add(scheduler, 2, 2, start=300)
+    advance(scheduler)
+    scheduler.finish(other)
+    reader = queue(
+        scheduler,
+        members,
+        SamplingParams(max_tokens=0),
+        reader=lambda begin, logits: None,
+        num_read=5,
+        priority="background",
+    )
+    assert shares(advance(scheduler)) == [(live, 1)]  # 3 rows of 6 were held a step ago
+    assert shares(advance(scheduler)) == [(live, 1), *[(reader, 1)] * 4]

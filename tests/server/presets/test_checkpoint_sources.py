@@ -144,3 +144,26 @@ def test_a_source_as_base_model(world, catalog):
     world.checkpoint("other2", 4)
     _, records = catalog.replace_source("other", "other2", edit=Edit())
     assert [record.label for record in records] == ["tutor@2"]
+
+
+def test_equal_files_written_again_are_read_from_then_on(world, catalog):
+    """A checkpoint registered again with the same content, in place or from a copy, is built of
+    its new files: no plan that was made of the old ones is used any more.
+    """
+    catalog.create(preset(**TIES), edit=Edit())
+    world.checkpoint("ft", 1)  # the same content in other files
+    _, records = catalog.replace_source("ft", "ft", edit=Edit())
+    assert records == []
+    catalog.patch("tutor", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    catalog.patch("tutor", {"sources": {"ft": {"weight": 0.5}}}, edit=Edit())
+    shutil.copytree(world.sources / "ft", world.sources / "copy")
+    catalog.register_source("copy", "copy")
+    catalog.validate(preset(**TIES), edit=Edit())  # planned once more, of the files in ft
+    catalog.replace_source("ft", "copy", edit=Edit())
+    shutil.rmtree(world.sources / "ft")
+    for source in catalog._snapshot.sources.values():
+        if source.plan is not None and source.plan.variant is not None:
+            assert source.plan.sources[source.name] is source.content
+    serving = catalog._snapshot.presets["tutor"].serving
+    assert serving.plan.sources["ft"] is catalog._snapshot.sources["ft"].content
+    assert catalog.resolve("ft").path == "variant"

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import ForbiddenError, InvalidRequestError, UnprocessableError
+from server.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    UnavailableError,
+    UnprocessableError,
+)
+from server.presets import jobs
+from server.presets.builder import Builder
 from server.presets.catalog import Catalog, Edit
 from server.presets.ensemble_settings import MemberSettings
 from server.presets.policy import Policy
@@ -351,3 +358,72 @@ def test_new_content_of_a_member_makes_a_new_revision(variants):
     old = [member.weights.digest for member in catalog.resolve("tutor@1").members]
     assert old == [member.weights.digest for member in before.members]
     assert after.digest != before.digest
+
+
+def test_a_preset_whose_members_never_fit_together_is_refused(variants, monkeypatch):
+    """An edit and its dry run refuse an ensemble that could never be called, and build nothing of
+    it; one that was committed while it was not waited for fails in the same way.
+    """
+    catalog = with_checkpoints(variants, budget=int(1.5 * WHOLE))
+    document = preset(sources=CHECKPOINTS, mode="ensemble")
+    words = r"2 members need .* MiB together.*--variant-mem"
+    with pytest.raises(UnprocessableError, match=words):
+        catalog.validate(document, edit=Edit())
+    for wait in (True, False):
+        with pytest.raises(UnprocessableError, match=words):
+            catalog.create(document, edit=Edit(wait=wait))
+    assert variants.forge.num_builds == 0
+    roomy = with_checkpoints(variants)
+    monkeypatch.setattr(Builder, "submit", lambda *arguments: None)
+    roomy.create(document, edit=Edit(wait=False))
+    monkeypatch.undo()
+    variants.variants._shelf.budget = int(1.5 * WHOLE)
+    with pytest.raises(UnprocessableError, match=words):
+        roomy.replace("tutor", document, edit=Edit())  # who waits for what is building
+    head, sources = roomy._snapshot.presets["tutor"].head, roomy._snapshot.sources
+    roomy._builder.finish(head, roomy._planner.plan_document(document, sources))
+    assert roomy.preset("tutor").state == "failed"
+    assert "2 members need" in roomy.preset("tutor").reasons[0]
+    assert variants.forge.num_builds == 0
+
+
+def test_a_refused_ensemble_leaves_no_build_behind(variants, monkeypatch):
+    """When the second member's build is refused, the first one's is not wanted any more."""
+    catalog = with_checkpoints(variants)
+    catalog.add_source("third", variants.checkpoint("third", 10))
+    monkeypatch.setattr(jobs, "MAX_QUEUED", 1)
+    variants.forge.gate.clear()
+    running = catalog.begin("third")
+    variants.forge.wait_for_start()
+    with pytest.raises(UnavailableError, match="other builds wait"):
+        catalog.begin("base", asked(rule="log_pool", members=BOTH_CHECKPOINTS))
+    variants.forge.gate.set()
+    running.result(20)
+    variants.variants._executor.submit(lambda: None).result(20)  # after all that was queued
+    assert variants.forge.num_builds == 1
+
+
+def test_a_member_is_no_way_around_the_mode_of_a_preset(variants):
+    """A request that names the merge of an ensemble preset as a member needs what calling that
+    merge needs, and what building weights for one request needs. A document may name it.
+    """
+    catalog = variants.open_with_sources()
+    catalog.create(preset("shut", mode="ensemble", overrides="none"), edit=Edit())
+    catalog.create(preset("blend", mode="ensemble", overrides="mode"), edit=Edit())
+    catalog.create(
+        preset("heavy", sources={"ft": {"weight": 0.5}}, mode="ensemble", overrides="mode"),
+        edit=Edit(),
+    )
+
+    def ask(model: str) -> Served:
+        members = {"x": MemberSettings(model=f"{model}:merge", weight=1.0)}
+        return catalog.resolve("base", asked(rule="log_pool", members=members))
+
+    with pytest.raises(ForbiddenError, match="'shut' cannot be asked for another mode"):
+        ask("shut")
+    with pytest.raises(ForbiddenError, match="--inline-recipes"):
+        ask("heavy")
+    assert [member.name for member in ask("blend").members] == ["x"]
+    member = {"x": {"model": "shut@1:merge", "weight": 0.5}}
+    catalog.create(preset("own", mode="ensemble", ensemble={"members": member}), edit=Edit())
+    assert "x" in rows(catalog.resolve("own"))
