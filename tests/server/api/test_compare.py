@@ -10,8 +10,13 @@ import pytest
 
 from server.api.compare import prepare
 from server.api.compare_schemas import CompareBody
+from server.api.errors import RequestTimeoutError
+from server.compare.candidate import Voice
+from server.compare.case import Case
+from server.compare.findings import Findings
 from server.engine.request import Output, Request
-from server.errors import QueueFullError
+from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
+from server.presets.served import Served
 from tests.server.api.conftest import StartApp
 from tests.server.api.live import listening, wait_until
 from tests.server.api.reading import answers_of, compares
@@ -62,6 +67,13 @@ def refused(api: Harness, **fields: object) -> str:
     message: str = error["message"]
     assert error["param"] is None or error["param"].split("[")[0] in message
     return message
+
+
+def two_sources(api: Harness, **fields: object) -> None:
+    """Give the preset a second source, so that it has something to leave out."""
+    changes = {"sources": {"code": {"weight": 0.5}}, **fields}
+    response = api.request("PATCH", "/v1/presets/tutor", json=changes)
+    assert response.status_code == 200, response.text
 
 
 def test_candidates_answer_and_are_compared(api: Harness) -> None:
@@ -284,6 +296,43 @@ def test_a_reading_that_fails_is_told(api: Harness) -> None:
     found = result(api)
     assert any("a text could not be read: it broke" in error for error in found["errors"])
     assert found["verdict"] is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnprocessableError("no such rows"),
+        RequestTimeoutError("no such rows"),
+        UnavailableError("no such rows", code="variant_cold"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_voice_that_cannot_be_had_for_reading_is_left_out(
+    api: Harness, error: ServiceError
+) -> None:
+    """It is told in the errors; all others read, and have their verdicts."""
+    two_sources(api)
+
+    async def run() -> Findings:
+        body = CompareBody.model_validate({"prompts": ["a"], "candidates": ["base", "tutor"]})
+        run = (await prepare(api.app.state.lifecycle.service, body)).run
+        voices, (twin, *_) = run.voices, run.job.probes
+
+        async def but_the_twin_s(served: Served, case: Case) -> Voice:
+            if served is twin.served:
+                raise error
+            return await voices(served, case)
+
+        run.voices = but_the_twin_s
+        return await run.finish()
+
+    found: Findings = api._portal.call(run)  # type: ignore[attr-defined]
+    twin = len(found.candidates)
+    assert set(found.reading_errors) == {"prompt 0: the twin could not read a text: no such rows"}
+    readings = list(found.readings[0].values())
+    assert readings
+    assert all((0, 1) in reading.pairs for reading in readings)
+    assert all(twin not in reading.log_probs for reading in readings)
 
 
 @pytest.mark.parametrize("stream", [False, True])
