@@ -38,13 +38,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class WantedProbe:
-    """A probe before it is resolved."""
+    """A probe before it is resolved. `obstacle` says why there is none."""
 
     kind: Literal["twin", "without"]
     name: str
     model: str
     overrides: Overrides
     source: str | None = None
+    obstacle: str | None = None
 
 
 @dataclass(slots=True)
@@ -78,6 +79,9 @@ async def explain(service: Service, lineup: Lineup, subject: int, asked: Compare
         for probe in await run_in_threadpool(list, wanted):  # old revisions are in the database
             if probe.kind == "twin" and index != subject:
                 continue
+            if probe.obstacle is not None:
+                refusals.append(probe.obstacle)
+                continue
             try:
                 found = await service.resolve(probe.model, probe.overrides)
             except NOT_SERVED as error:
@@ -95,14 +99,33 @@ def _probes(service: Service, candidate: Candidate, overrides: Overrides) -> Ite
         return
     record = service.catalog.preset(served.preset, served.revision)
     if served.mode == "merge":
-        twin = dataclasses.replace(overrides, mode=None, rule="task_arithmetic")
-        yield WantedProbe("twin", "the twin", f"{served.label}:ensemble", twin)
+        yield _twin(record, served, overrides)
     sources = record.document.sources
     for source in sources if len(sources) > 1 else ():
         weights = {**(overrides.weights or {}), source: 0.0}
         less = dataclasses.replace(overrides, mode=None, weights=weights)
         name = f"{candidate.name} without {source}"
         yield WantedProbe("without", name, f"{served.label}:{served.mode}", less, source)
+
+
+def _twin(record: PresetRecord, served: Served, overrides: Overrides) -> WantedProbe:
+    """The merge's own coefficients on logits, whatever else the preset's ensemble does."""
+    twin = dataclasses.replace(
+        overrides,
+        mode=None,
+        rule="task_arithmetic",
+        temperature_order="after",
+        plausibility_alpha=0.0,
+    )
+    members = record.document.ensemble.members
+    obstacle = f"it has no twin, since its ensemble changes members ({', '.join(members)})"
+    return WantedProbe(
+        "twin",
+        "the twin",
+        f"{served.label}:ensemble",
+        twin,
+        obstacle=obstacle if members else None,
+    )
 
 
 async def _named(service: Service, body: CompareBody) -> Lineup:

@@ -8,7 +8,7 @@ import re
 import httpx
 import pytest
 
-from server.api.compare import prepare
+from server.api.compare import Comparison, prepare
 from server.api.compare_schemas import CompareBody
 from server.api.errors import RequestTimeoutError
 from server.compare.candidate import Voice
@@ -296,6 +296,36 @@ def test_a_reading_that_fails_is_told(api: Harness) -> None:
     found = result(api)
     assert any("a text could not be read: it broke" in error for error in found["errors"])
     assert found["verdict"] is None
+
+
+def prepared(api: Harness, **fields: object) -> Comparison:
+    """A comparison of one prompt that is ready to run."""
+    body = CompareBody.model_validate({"prompts": ["a"], **PAIR, **fields})
+    service = api.app.state.lifecycle.service
+    comparison: Comparison = api._portal.call(prepare, service, body)  # type: ignore[attr-defined]
+    return comparison
+
+
+def test_the_twin_is_the_merge_on_logits(api: Harness) -> None:
+    """The merge's coefficients, and nothing else of how the preset's ensemble combines."""
+    combined = {"rule": "log_pool", "plausibility_alpha": 0.25, "temperature_order": "before"}
+    two_sources(api, ensemble=combined)
+    twin = prepared(api, candidates=["base", "tutor"]).run.job.probes[0]
+    assert twin.kind == "twin"
+    assert twin.served.combination is not None
+    assert twin.served.combination.rule == "task_arithmetic"
+    assert twin.served.combination.plausibility_alpha == 0
+    assert twin.served.combination.temperature_order == "after"
+    assert twin.served.combination.coefficients == {"math": 0.5, "code": 0.5}
+
+
+@pytest.mark.parametrize("member", [{"prompt": "other"}, {"system": "be brief"}, {"weight": 2.0}])
+def test_members_of_their_own_leave_no_twin(api: Harness, member: dict[str, object]) -> None:
+    """An ensemble whose members are not the merge's sources is not its twin, and a note says so."""
+    two_sources(api, ensemble={"members": {"math": member}})
+    lineup = prepared(api, candidates=["base", "tutor"]).lineup
+    assert "twin" not in {probe.kind for probe in lineup.probes}
+    assert any("tutor is explained in part only: it has no twin" in n for n in lineup.notes)
 
 
 @pytest.mark.parametrize(
