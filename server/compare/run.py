@@ -234,6 +234,7 @@ class Run:
             sampling=SamplingParams(max_tokens=0),
             reader=reader,
             num_read=len(text),
+            isolates_rows=True,
             priority="background",
             path="ensemble" if len(members) > 1 else "base",
         )

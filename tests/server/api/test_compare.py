@@ -115,6 +115,7 @@ def test_each_text_is_read_once_by_who_is_compared_on_it(api: Harness) -> None:
     assert texts == {ids("no"): 3, (*ids("no"), 2): 2, (*ids("yes"), 2): 3}
     assert all(request.priority == "background" for request in api.engine.requests)
     assert all(request.sampling.max_tokens == 0 for request in readings)
+    assert all(request.isolates_rows for request in readings)
     prompts = {request.members[0].prompt[: -len(answers_of(request))] for request in readings}
     assert prompts == {ids("one")}
 
