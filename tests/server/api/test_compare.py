@@ -406,6 +406,25 @@ def test_a_full_queue_is_waited_for(api: Harness) -> None:
     assert len(attempts) > 3
 
 
+def test_the_request_timeout_does_not_bound_what_scores_a_prompt(start: StartApp) -> None:
+    """Sources that find their prompt's likelihood wait behind live requests, as all else does."""
+    api = start(request_timeout=0.05)
+    answer = compares({})
+
+    def script(request: Request) -> list[Output]:
+        if request.path != "scoring":
+            return list(answer(request))
+        late = api.engine.emit, len(api.engine.streams) - 1, *answer(request)
+        asyncio.get_running_loop().call_later(0.2, *late)
+        return []
+
+    api.engine.script = script
+    routed = {"model": "tutor", "mergeserve": {"weights": "auto:route"}, "name": "routed"}
+    found = result(api, prompts=["one"], candidates=["base", routed])
+    assert any(request.path == "scoring" for request in api.engine.requests)
+    assert found["errors"] == []
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_frees_everything(world: World, stream: bool) -> None:
     """What runs is cancelled, and nothing more is started."""
