@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from fastapi.concurrency import run_in_threadpool
+
 from server.api.compare_candidates import Lineup
 from server.api.compare_cases import Inputs
 from server.api.compare_schemas import CompareBody
+from server.api.compare_voices import has_own_prompts
 from server.api.sampling import Limits, comparison_sampling
 from server.api.service import Service
 from server.compare.case import Case
@@ -20,7 +23,7 @@ async def check_room(
     dropped, with a note.
     """
     everybody = [candidate.served for candidate in lineup.candidates]
-    lengths = [await _longest(case, everybody, inputs) for case in cases]
+    lengths = await run_in_threadpool(_lengths, cases, everybody, inputs)
     field = "prompts" if body.messages is None else "messages"
     longest = max(range(len(cases)), key=lengths.__getitem__)
     config, widest = service.engine.config, max(len(served.members) for served in everybody)
@@ -41,13 +44,17 @@ async def check_room(
     return sampling
 
 
-async def _longest(case: Case, everybody: Sequence[Served], inputs: Inputs) -> int:
-    """Tokens of the longest prompt that anybody reads for a case."""
-    own = [
-        s for s in everybody if any(m.system is not None or m.prompt is not None for m in s.members)
+def _lengths(cases: Sequence[Case], everybody: Sequence[Served], inputs: Inputs) -> Sequence[int]:
+    """Tokens of the longest prompt that anybody reads for each case."""
+    own = [served.members for served in everybody if has_own_prompts(served)]
+    return [
+        max(
+            len(case.token_ids),
+            *(inputs.encode(case.index, members).longest for members in own),
+            0,
+        )
+        for case in cases
     ]
-    lengths = [(await inputs.encode(case.index, served.members)).longest for served in own]
-    return max([len(case.token_ids), *lengths])
 
 
 def _check_reference(service: Service, case: Case, prompt_len: int) -> None:

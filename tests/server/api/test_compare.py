@@ -4,10 +4,12 @@ import asyncio
 import dataclasses
 import json
 import re
+import threading
 
 import httpx
 import pytest
 
+from server.api import compare_cases
 from server.api.compare import Comparison, prepare
 from server.api.compare_schemas import CompareBody
 from server.api.errors import RequestTimeoutError
@@ -15,6 +17,7 @@ from server.compare.candidate import Voice
 from server.compare.case import Case
 from server.compare.findings import Findings
 from server.engine.request import Output, Request
+from server.engine.tokenizer import Tokenizer
 from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
 from server.presets.served import Served
 from tests.server.api.conftest import StartApp
@@ -301,7 +304,8 @@ def test_a_reading_that_fails_is_told(api: Harness) -> None:
 
 def prepared(api: Harness, **fields: object) -> Comparison:
     """A comparison of one prompt that is ready to run."""
-    body = CompareBody.model_validate({"prompts": ["a"], **PAIR, **fields})
+    given = {"prompts": ["a"], **PAIR, **fields}
+    body = CompareBody.model_validate({k: v for k, v in given.items() if v is not None})
     service = api.app.state.lifecycle.service
     comparison: Comparison = api._portal.call(prepare, service, body)  # type: ignore[attr-defined]
     return comparison
@@ -423,6 +427,33 @@ def test_the_request_timeout_does_not_bound_what_scores_a_prompt(start: StartApp
     found = result(api, prompts=["one"], candidates=["base", routed])
     assert any(request.path == "scoring" for request in api.engine.requests)
     assert found["errors"] == []
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_prompts_are_encoded_beside_the_event_loop(
+    api: Harness, monkeypatch: pytest.MonkeyPatch, chat: bool
+) -> None:
+    """Thousands of short ones together take seconds, in which nobody's stream may stand still."""
+    threads: set[int] = set()
+
+    def noted(holder: object, name: str) -> None:
+        before = getattr(holder, name)
+
+        def call(*arguments: object, **options: object) -> object:
+            threads.add(threading.get_ident())
+            return before(*arguments, **options)
+
+        monkeypatch.setattr(holder, name, call)
+
+    noted(Tokenizer, "encode")
+    noted(Tokenizer, "apply_chat_template")
+    noted(compare_cases, "check_references")
+    talk = [[{"role": "user", "content": "a"}]]
+    asked = {"prompts": None, "messages": talk} if chat else {"prompts": ["a"]}
+    prepared(api, **asked, references=["a"], scorer="exact")
+    loop: int = api._portal.call(threading.get_ident)  # type: ignore[attr-defined]
+    assert threads
+    assert loop not in threads
 
 
 @pytest.mark.parametrize("stream", [False, True])
