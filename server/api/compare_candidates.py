@@ -16,6 +16,7 @@ from server.errors import (
     InvalidRequestError,
     NotFoundError,
     ServiceError,
+    UnavailableError,
     UnprocessableError,
 )
 from server.presets.names import parse_model_string
@@ -23,7 +24,9 @@ from server.presets.record import PresetRecord
 from server.presets.served import Overrides, Served
 
 NOT_SERVED = (ForbiddenError, InvalidRequestError, NotFoundError, UnprocessableError)
-"""What makes a default candidate, or a probe, be left out, with a note that says so."""
+"""What makes a default candidate, or a probe, be left out, with a note that says so. A probe, which
+nobody asked for, is not worth a refusal either where there is no room for its weights now.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ async def explain(service: Service, lineup: Lineup, subject: int, asked: Compare
                 continue
             try:
                 found = await service.resolve(probe.model, probe.overrides)
-            except NOT_SERVED as error:
+            except (*NOT_SERVED, UnavailableError) as error:
                 refusals.append(error.message)
             else:
                 lineup.probes.append(Probe(probe.kind, probe.name, index, found, probe.source))

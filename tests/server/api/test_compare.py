@@ -13,13 +13,14 @@ from server.api import compare_cases
 from server.api.compare import Comparison, prepare
 from server.api.compare_schemas import CompareBody
 from server.api.errors import RequestTimeoutError
+from server.api.service import Service
 from server.compare.candidate import Voice
 from server.compare.case import Case
 from server.compare.findings import Findings
 from server.engine.request import Output, Request
 from server.engine.tokenizer import Tokenizer
 from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
-from server.presets.served import Served
+from server.presets.served import Overrides, Served
 from tests.server.api.conftest import StartApp
 from tests.server.api.live import listening, wait_until
 from tests.server.api.reading import answers_of, compares
@@ -331,6 +332,24 @@ def test_members_of_their_own_leave_no_twin(api: Harness, member: dict[str, obje
     lineup = prepared(api, candidates=["base", "tutor"]).lineup
     assert "twin" not in {probe.kind for probe in lineup.probes}
     assert any("tutor is explained in part only: it has no twin" in n for n in lineup.notes)
+
+
+def test_probes_that_cannot_be_built_now_are_notes(
+    api: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked for them: the comparison goes on, and says that it explains less."""
+    two_sources(api)
+    resolve = Service.resolve
+
+    async def full(service: Service, model: str, overrides: Overrides | None) -> Served:
+        if overrides is not None and overrides.weights:
+            raise UnavailableError("no room now", code="variant_cold")
+        return await resolve(service, model, overrides)
+
+    monkeypatch.setattr(Service, "resolve", full)
+    lineup = prepared(api, candidates=["base", "tutor"]).lineup
+    assert [probe.kind for probe in lineup.probes] == ["twin"]
+    assert "tutor is explained in part only: no room now" in lineup.notes
 
 
 @pytest.mark.parametrize(
