@@ -74,9 +74,15 @@ async def line_up(service: Service, body: CompareBody) -> Lineup:
 
 
 async def explain(service: Service, lineup: Lineup, subject: int, asked: CompareBody) -> None:
-    """Add the twin of the subject, and subject and reference without each of their sources."""
+    """Add the twin of the subject, and subject and reference without each of their sources.
+
+    What each prompt resolves anew has no parts that could be left out of all of them.
+    """
+    by_prompt = {id(item.served) for item in lineup.by_prompt}
     for index in dict.fromkeys((subject, lineup.reference)):
         candidate = lineup.candidates[index]
+        if id(candidate.served) in by_prompt:
+            continue
         refusals = []
         wanted = _probes(service, candidate, _own_overrides(asked, index))
         for probe in await run_in_threadpool(list, wanted):  # old revisions are in the database
@@ -98,7 +104,7 @@ async def explain(service: Service, lineup: Lineup, subject: int, asked: Compare
 def _probes(service: Service, candidate: Candidate, overrides: Overrides) -> Iterator[WantedProbe]:
     """What would explain a candidate: only presets have parts."""
     served = candidate.served
-    if served.preset is None or overrides.recipe is not None or overrides.auto is not None:
+    if served.preset is None or overrides.recipe is not None:
         return
     record = service.catalog.preset(served.preset, served.revision)
     if served.mode == "merge":

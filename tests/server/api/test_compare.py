@@ -334,6 +334,16 @@ def test_members_of_their_own_leave_no_twin(api: Harness, member: dict[str, obje
     assert any("tutor is explained in part only: it has no twin" in n for n in lineup.notes)
 
 
+@pytest.mark.parametrize("reference", ["route", "ensemble"])
+def test_what_each_prompt_resolves_is_not_explained(api: Harness, reference: str) -> None:
+    """The route has no sources to leave out; what the plain ensemble loses would not be its own."""
+    two_sources(api)
+    run = prepared(api, candidates=None, model="tutor", reference=reference).run
+    names = [candidate.name for candidate in run.job.candidates]
+    explained = {names[probe.of] for probe in run.job.probes}
+    assert explained == {"merge"} | ({reference} - {"route"})
+
+
 def test_probes_that_cannot_be_built_now_are_notes(
     api: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
