@@ -70,6 +70,13 @@ async def line_up(service: Service, body: CompareBody) -> Lineup:
     else:
         lineup = await _named(service, body)
     lineup.reference = _reference(body, lineup)
+    reference = lineup.candidates[lineup.reference]
+    if body.candidates is None and body.reference is None and reference.role != "ensemble":
+        lineup.notes.insert(
+            0,
+            f"all are held against {reference.name}, not against the ensemble, which is not "
+            "compared: name a reference to choose another",
+        )
     return lineup
 
 

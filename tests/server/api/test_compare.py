@@ -209,6 +209,16 @@ def test_what_the_operator_does_not_allow_is_left_out_and_said(start: StartApp) 
     assert response.json()["error"]["param"] == "candidates[1]"
 
 
+def test_another_reference_than_the_ensemble_is_said_first(start: StartApp) -> None:
+    """Where callers may not have the ensemble, verdicts are against something else."""
+    api = start(policy=CLOSED_POLICY)
+    lineup = prepared(api, candidates=None, model="tutor").lineup
+    assert lineup.candidates[lineup.reference].name == "base"
+    assert lineup.notes[0].startswith("all are held against base, not against the ensemble")
+    named = prepared(api, candidates=None, model="tutor", reference="merge").lineup
+    assert not any("all are held against" in note for note in named.notes)
+
+
 def test_streams_pieces_by_candidate_then_the_result(api: Harness) -> None:
     """Chunks in OpenAI's shape with the candidate as index, progress, the result, [DONE]."""
     whole = result(api)
