@@ -138,7 +138,9 @@ class Run:
         if len(self.job.cases) == 1:
             await at_once([partial(self._answer, 0, c) for c in candidates], len(candidates))
             return
-        for candidate in candidates:
+        # The verdict is about these two: who answers first finds no prompt in the prefix cache.
+        first = ("merge", "ensemble")
+        for candidate in sorted(candidates, key=lambda c: self.job.candidates[c].role not in first):
             started = time.monotonic()
             work = [partial(self._answer, case.index, candidate) for case in self.job.cases]
             await at_once(work, self.job.terms.concurrency)

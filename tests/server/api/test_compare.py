@@ -219,6 +219,19 @@ def test_another_reference_than_the_ensemble_is_said_first(start: StartApp) -> N
     assert not any("all are held against" in note for note in named.notes)
 
 
+def test_merge_and_ensemble_answer_before_the_others(api: Harness) -> None:
+    """Else the ensemble would find its rows' prompts read by base and sources, and look cheaper."""
+    two_sources(api)
+    found = result(api, candidates=None, model="tutor")
+    assert [c["name"] for c in found["candidates"]][-3:] == ["ensemble", "route", "tutor@1"]
+    answered = [r for r in api.engine.requests if r.reader is None and r.path != "scoring"]
+    assert [(r.label, r.mode) for r in answered[:4]] == [
+        *[("tutor", "merge")] * 2,
+        *[("tutor", "ensemble")] * 2,
+    ]
+    assert {r.label for r in answered[4:8]} == {""}
+
+
 def test_streams_pieces_by_candidate_then_the_result(api: Harness) -> None:
     """Chunks in OpenAI's shape with the candidate as index, progress, the result, [DONE]."""
     whole = result(api)
