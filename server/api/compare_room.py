@@ -15,6 +15,29 @@ from server.engine.request import SamplingParams
 from server.errors import InvalidRequestError
 from server.presets.served import Served
 
+MAX_POSITIONS = 20_000_000
+"""Prompts x tokens x candidates of a comparison: some 100 bytes of memory for each."""
+
+MAX_SHOWN_POSITIONS = 5_000_000
+"""The same where the result has every position."""
+
+
+def check_size(body: CompareBody, num_candidates: int) -> None:
+    """InvalidRequestError if what is kept until the end could fill the memory."""
+    limit = MAX_SHOWN_POSITIONS if body.positions else MAX_POSITIONS
+    total = body.num_prompts * body.max_tokens * num_candidates
+    if total <= limit:
+        return
+    field = "prompts" if body.messages is None else "messages"
+    way_out = "send them in parts, or ask for fewer max_tokens"
+    if body.positions:
+        way_out += f', or "positions": false, with which {MAX_POSITIONS} are allowed'
+    raise InvalidRequestError(
+        f"{field}: {body.num_prompts} {field} of {body.max_tokens} tokens for {num_candidates} "
+        f"candidates are {total} positions, of {limit} allowed: {way_out}",
+        param=field,
+    )
+
 
 async def check_room(
     service: Service, body: CompareBody, lineup: Lineup, cases: Sequence[Case], inputs: Inputs

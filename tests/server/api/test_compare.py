@@ -9,7 +9,7 @@ import threading
 import httpx
 import pytest
 
-from server.api import compare_cases
+from server.api import compare_cases, compare_room
 from server.api.compare import Comparison, prepare
 from server.api.compare_schemas import CompareBody
 from server.api.errors import RequestTimeoutError
@@ -598,6 +598,20 @@ def test_more_rows_than_there_are_is_refused(start: StartApp) -> None:
     message = refused(api, candidates=many)
     assert "9 candidates read a text in 9 rows at once, and this server has 8" in message
     assert "--max-rows" in message
+
+
+def test_more_positions_than_memory_holds_are_refused(
+    api: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts times tokens times candidates are bounded, less tightly where none are shown."""
+    monkeypatch.setattr(compare_room, "MAX_SHOWN_POSITIONS", 40)
+    monkeypatch.setattr(compare_room, "MAX_POSITIONS", 80)
+    assert len(result(api, max_tokens=10)["prompts"]) == 2
+    message = refused(api, max_tokens=11)
+    assert "2 prompts of 11 tokens for 2 candidates are 44 positions, of 40 allowed" in message
+    assert '"positions": false, with which 80 are allowed' in message
+    assert len(result(api, max_tokens=20, positions=False)["prompts"]) == 2
+    assert "84 positions, of 80 allowed" in refused(api, max_tokens=21, positions=False)
 
 
 def test_a_text_that_does_not_fit_the_cache_is_refused(start: StartApp) -> None:
