@@ -10,8 +10,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from server.api.body import json_body
-from server.api.compare_candidates import Lineup, explain, line_up
+from server.api.compare_candidates import Lineup, line_up
 from server.api.compare_cases import Inputs, make_cases
+from server.api.compare_probes import explain
 from server.api.compare_room import check_room, check_size
 from server.api.compare_schemas import CompareBody
 from server.api.compare_view import CompareView
