@@ -10,9 +10,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from server.api.body import json_body
-from server.api.compare_candidates import Lineup, explain, line_up
+from server.api.compare_candidates import Lineup, line_up
 from server.api.compare_cases import Inputs, make_cases
-from server.api.compare_room import check_room
+from server.api.compare_probes import explain
+from server.api.compare_room import check_room, check_size
 from server.api.compare_schemas import CompareBody
 from server.api.compare_view import CompareView
 from server.api.compare_voices import VoiceMaker
@@ -74,6 +75,7 @@ async def prepare(service: Service, body: CompareBody) -> Comparison:
     """Everything that can be wrong with a comparison is found here, before anything runs."""
     inputs = Inputs(body.prompts, body.messages, service.tokenizer)
     lineup = await line_up(service, body)
+    check_size(body, len(lineup.candidates))
     cases = await make_cases(body, inputs)
     terms = Terms(
         reference=lineup.reference,

@@ -1,9 +1,8 @@
-"""Which candidates a comparison has, and the probes that explain them."""
+"""Which candidates a comparison has."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -23,7 +22,9 @@ from server.presets.record import PresetRecord
 from server.presets.served import Overrides, Served
 
 NOT_SERVED = (ForbiddenError, InvalidRequestError, NotFoundError, UnprocessableError)
-"""What makes a default candidate, or a probe, be left out, with a note that says so."""
+"""What makes a default candidate, or a probe, be left out, with a note that says so. A probe, which
+nobody asked for, is not worth a refusal either where there is no room for its weights now.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +35,6 @@ class Wanted:
     role: Role
     model: str
     overrides: Overrides | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WantedProbe:
-    """A probe before it is resolved."""
-
-    kind: Literal["twin", "without"]
-    name: str
-    model: str
-    overrides: Overrides
-    source: str | None = None
 
 
 @dataclass(slots=True)
@@ -66,43 +56,14 @@ async def line_up(service: Service, body: CompareBody) -> Lineup:
     else:
         lineup = await _named(service, body)
     lineup.reference = _reference(body, lineup)
+    reference = lineup.candidates[lineup.reference]
+    if body.candidates is None and body.reference is None and reference.role != "ensemble":
+        lineup.notes.insert(
+            0,
+            f"all are held against {reference.name}, not against the ensemble, which is not "
+            "compared: name a reference to choose another",
+        )
     return lineup
-
-
-async def explain(service: Service, lineup: Lineup, subject: int, asked: CompareBody) -> None:
-    """Add the twin of the subject, and subject and reference without each of their sources."""
-    for index in dict.fromkeys((subject, lineup.reference)):
-        candidate = lineup.candidates[index]
-        refusals = []
-        wanted = _probes(service, candidate, _own_overrides(asked, index))
-        for probe in await run_in_threadpool(list, wanted):  # old revisions are in the database
-            if probe.kind == "twin" and index != subject:
-                continue
-            try:
-                found = await service.resolve(probe.model, probe.overrides)
-            except NOT_SERVED as error:
-                refusals.append(error.message)
-            else:
-                lineup.probes.append(Probe(probe.kind, probe.name, index, found, probe.source))
-        for refusal in dict.fromkeys(refusals):
-            lineup.notes.append(f"{candidate.name} is explained in part only: {refusal}")
-
-
-def _probes(service: Service, candidate: Candidate, overrides: Overrides) -> Iterator[WantedProbe]:
-    """What would explain a candidate: only presets have parts."""
-    served = candidate.served
-    if served.preset is None or overrides.recipe is not None or overrides.auto is not None:
-        return
-    record = service.catalog.preset(served.preset, served.revision)
-    if served.mode == "merge":
-        twin = dataclasses.replace(overrides, mode=None, rule="task_arithmetic")
-        yield WantedProbe("twin", "the twin", f"{served.label}:ensemble", twin)
-    sources = record.document.sources
-    for source in sources if len(sources) > 1 else ():
-        weights = {**(overrides.weights or {}), source: 0.0}
-        less = dataclasses.replace(overrides, mode=None, weights=weights)
-        name = f"{candidate.name} without {source}"
-        yield WantedProbe("without", name, f"{served.label}:{served.mode}", less, source)
 
 
 async def _named(service: Service, body: CompareBody) -> Lineup:
@@ -228,12 +189,6 @@ def _reference(body: CompareBody, lineup: Lineup) -> int:
         return names.index(given)
     roles = [candidate.role for candidate in lineup.candidates]
     return roles.index("ensemble") if "ensemble" in roles else 0
-
-
-def _own_overrides(body: CompareBody, index: int) -> Overrides:
-    """What the request itself changes of a candidate."""
-    extension = None if body.candidates is None else body.candidates[index].mergeserve
-    return Overrides() if extension is None else extension.overrides()
 
 
 def _unique(names: Sequence[str]) -> list[str]:

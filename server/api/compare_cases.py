@@ -9,7 +9,7 @@ from ensemble.errors import ScorerError
 from ensemble.scorers import Scorer, check_references
 from server.api.compare_schemas import CompareBody
 from server.api.fields import Prompt
-from server.api.prompts import EncodedPrompt, encode_messages, encode_prompts
+from server.api.prompts import EncodedPrompt, message_ids, prompt_ids
 from server.api.schemas import Message
 from server.compare.case import Case
 from server.engine.tokenizer import Tokenizer
@@ -31,12 +31,12 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.prompts or self.messages or ())
 
-    async def encode(self, index: int, members: Sequence[ServedMember] = ()) -> EncodedPrompt:
-        """Token ids of one prompt, and of what members read in its place."""
+    def encode(self, index: int, members: Sequence[ServedMember] = ()) -> EncodedPrompt:
+        """Token ids of one prompt, and of what members read in its place. Not on the event loop."""
         if self.prompts is not None:
-            return (await encode_prompts([self.prompts[index]], self.tokenizer, members))[0]
+            return prompt_ids([self.prompts[index]], self.tokenizer, members)[0]
         assert self.messages is not None
-        return await encode_messages(self.messages[index], self.tokenizer, members)
+        return message_ids(self.messages[index], self.tokenizer, members)
 
     def shown(self, index: int) -> str:
         """One prompt as people read it."""
@@ -52,16 +52,20 @@ class Inputs:
 
 async def make_cases(body: CompareBody, inputs: Inputs) -> list[Case]:
     """Cases of all prompts. InvalidRequestError for a reference that its scorer cannot apply to."""
+    return await run_in_threadpool(_cases, body, inputs)  # thousands of prompts take seconds
+
+
+def _cases(body: CompareBody, inputs: Inputs) -> list[Case]:
     tags = body.tags or [None] * len(inputs)
     references = body.references or [None] * len(inputs)
     scorers = [body.scorer_of(tag) for tag in tags]
     _check(scorers, references)
     cases = []
     for index in range(len(inputs)):
-        encoded = await inputs.encode(index)
+        encoded = inputs.encode(index)
         reference, scorer = references[index], scorers[index]
         has_text = reference is not None and (scorer is None or scorer.name not in PATTERN_SCORERS)
-        ids = await run_in_threadpool(_text_ids, inputs.tokenizer, reference) if has_text else ()
+        ids = _text_ids(inputs.tokenizer, reference) if has_text else ()
         cases.append(
             Case(
                 index=index,

@@ -2,15 +2,41 @@
 
 from collections.abc import Sequence
 
+from fastapi.concurrency import run_in_threadpool
+
 from server.api.compare_candidates import Lineup
 from server.api.compare_cases import Inputs
 from server.api.compare_schemas import CompareBody
+from server.api.compare_voices import has_own_prompts
 from server.api.sampling import Limits, comparison_sampling
 from server.api.service import Service
 from server.compare.case import Case
 from server.engine.request import SamplingParams
 from server.errors import InvalidRequestError
 from server.presets.served import Served
+
+MAX_POSITIONS = 20_000_000
+"""Prompts x tokens x candidates of a comparison: some 100 bytes of memory for each."""
+
+MAX_SHOWN_POSITIONS = 5_000_000
+"""The same where the result has every position."""
+
+
+def check_size(body: CompareBody, num_candidates: int) -> None:
+    """InvalidRequestError if what is kept until the end could fill the memory."""
+    limit = MAX_SHOWN_POSITIONS if body.positions else MAX_POSITIONS
+    total = body.num_prompts * body.max_tokens * num_candidates
+    if total <= limit:
+        return
+    field = "prompts" if body.messages is None else "messages"
+    way_out = "send them in parts, or ask for fewer max_tokens"
+    if body.positions:
+        way_out += f', or "positions": false, with which {MAX_POSITIONS} are allowed'
+    raise InvalidRequestError(
+        f"{field}: {body.num_prompts} {field} of {body.max_tokens} tokens for {num_candidates} "
+        f"candidates are {total} positions, of {limit} allowed: {way_out}",
+        param=field,
+    )
 
 
 async def check_room(
@@ -20,7 +46,7 @@ async def check_room(
     dropped, with a note.
     """
     everybody = [candidate.served for candidate in lineup.candidates]
-    lengths = [await _longest(case, everybody, inputs) for case in cases]
+    lengths = await run_in_threadpool(_lengths, cases, everybody, inputs)
     field = "prompts" if body.messages is None else "messages"
     longest = max(range(len(cases)), key=lengths.__getitem__)
     config, widest = service.engine.config, max(len(served.members) for served in everybody)
@@ -41,13 +67,17 @@ async def check_room(
     return sampling
 
 
-async def _longest(case: Case, everybody: Sequence[Served], inputs: Inputs) -> int:
-    """Tokens of the longest prompt that anybody reads for a case."""
-    own = [
-        s for s in everybody if any(m.system is not None or m.prompt is not None for m in s.members)
+def _lengths(cases: Sequence[Case], everybody: Sequence[Served], inputs: Inputs) -> Sequence[int]:
+    """Tokens of the longest prompt that anybody reads for each case."""
+    own = [served.members for served in everybody if has_own_prompts(served)]
+    return [
+        max(
+            len(case.token_ids),
+            *(inputs.encode(case.index, members).longest for members in own),
+            0,
+        )
+        for case in cases
     ]
-    lengths = [(await inputs.encode(case.index, served.members)).longest for served in own]
-    return max([len(case.token_ids), *lengths])
 
 
 def _check_reference(service: Service, case: Case, prompt_len: int) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastapi.concurrency import run_in_threadpool
+
 from server.api.compare_cases import Inputs
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
@@ -48,7 +50,7 @@ class VoiceMaker:
                 chosen.model, chosen.overrides, EncodedPrompt(case.token_ids), "background"
             )
         if has_own_prompts(served):
-            prompt = await self._inputs.encode(case.index, served.members)
+            prompt = await run_in_threadpool(self._inputs.encode, case.index, served.members)
         else:
             prompt = EncodedPrompt(case.token_ids)
         rule, draw_rule = compile_rules(served, self._temperature)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -36,14 +37,21 @@ class EncodedPrompt:
 async def encode_prompts(
     prompts: Sequence[Prompt], tokenizer: Tokenizer, members: Sequence[ServedMember] = ()
 ) -> tuple[EncodedPrompt, ...]:
+    """The same as `prompt_ids`, on a thread where that takes long."""
+    own = own_prompts(members)
+    if sum(len(prompt) for prompt in (*prompts, *own.values())) <= SHORT_TEXT:
+        return prompt_ids(prompts, tokenizer, members)
+    return await run_in_threadpool(prompt_ids, prompts, tokenizer, members)
+
+
+def prompt_ids(
+    prompts: Sequence[Prompt], tokenizer: Tokenizer, members: Sequence[ServedMember] = ()
+) -> tuple[EncodedPrompt, ...]:
     """Token ids of prompts; texts get what the tokenizer adds, token ids are used as they are.
 
     A member with a prompt of its own reads that instead of each of them.
     """
-    own = own_prompts(members)
-    if sum(len(prompt) for prompt in (*prompts, *own.values())) <= SHORT_TEXT:
-        return tuple(_encode(prompts, own, tokenizer))
-    return await run_in_threadpool(lambda: tuple(_encode(prompts, own, tokenizer)))
+    return tuple(_encode(prompts, own_prompts(members), tokenizer))
 
 
 def own_prompts(members: Sequence[ServedMember]) -> dict[str, str]:
@@ -87,6 +95,29 @@ async def encode_messages(
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
 ) -> EncodedPrompt:
+    """The same as `message_ids`, on a thread where that takes long."""
+    call = partial(
+        message_ids,
+        messages,
+        tokenizer,
+        members,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+    )
+    num_readers = 1 + sum(member.system is not None for member in members)
+    if sum(len(message.content) for message in messages) * num_readers <= SHORT_TEXT:
+        return call()
+    return await run_in_threadpool(call)
+
+
+def message_ids(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    members: Sequence[ServedMember] = (),
+    *,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+) -> EncodedPrompt:
     """Token ids of a conversation. Raises TemplateError with the chat template's own message.
 
     A member with a system prompt of its own reads the conversation with that one: in place of its
@@ -118,15 +149,9 @@ async def encode_messages(
             )
         )
 
-    def encode() -> EncodedPrompt:
-        plain = [message.for_template() for message in messages]
-        by_member = {name: token_ids(_with_system(plain, text)) for name, text in own.items()}
-        return EncodedPrompt(token_ids(plain), own=by_member)
-
-    if sum(len(message.content) for message in messages) * (1 + len(own)) <= SHORT_TEXT:
-        encoded = encode()
-    else:
-        encoded = await run_in_threadpool(encode)
+    plain = [message.for_template() for message in messages]
+    by_member = {name: token_ids(_with_system(plain, text)) for name, text in own.items()}
+    encoded = EncodedPrompt(token_ids(plain), own=by_member)
     if not all((encoded.token_ids, *encoded.own.values())):
         raise InvalidRequestError(
             "the chat template makes an empty prompt of these messages",

@@ -78,9 +78,9 @@ class Service:
         """The same with weights that are chosen by the prompt: its likelihood under each source."""
         begin = self.catalog.begin_weighing
         weighing = await self._wait(await run_in_threadpool(begin, model, overrides), model)
-        scores = await score_sources(
-            self.engine, weighing.sources, prompt, self.request_timeout, priority
-        )
+        # What runs in the background waits for every live request, however long that takes.
+        timeout = self.request_timeout if priority == "live" else None
+        scores = await score_sources(self.engine, weighing.sources, prompt, timeout, priority)
         try:
             weights = weighing.weights(scores)
         except StatisticsError as error:

@@ -32,6 +32,9 @@ from server.presets.served import Served
 QUEUE_PAUSE = 0.2
 """Seconds until a full queue is tried again: a comparison waits where a live request is refused."""
 
+VOICE_CODES = frozenset({"variant_cold", "variant_memory"})
+"""Codes of `UnavailableError` that are about one voice's weights, not about the server."""
+
 NUM_READINGS = 2
 """Texts that are read at the same time: while one ends, the next one has begun."""
 
@@ -135,7 +138,9 @@ class Run:
         if len(self.job.cases) == 1:
             await at_once([partial(self._answer, 0, c) for c in candidates], len(candidates))
             return
-        for candidate in candidates:
+        # The verdict is about these two: who answers first finds no prompt in the prefix cache.
+        first = ("merge", "ensemble")
+        for candidate in sorted(candidates, key=lambda c: self.job.candidates[c].role not in first):
             started = time.monotonic()
             work = [partial(self._answer, case.index, candidate) for case in self.job.cases]
             await at_once(work, self.job.terms.concurrency)
@@ -153,9 +158,9 @@ class Run:
         started, first, text = time.monotonic(), None, ""
         try:
             voice = await self._voice(served, case)
-        except UnavailableError:
-            raise
         except ServiceError as error:  # such as a prompt that is impossible to every source
+            if _ends_all(error):
+                raise
             return Answer(error=error.message)
         seed = (self.job.sampling.seed or 0) + case.index
         request = Request(
@@ -213,14 +218,25 @@ class Run:
 
     async def _read(self, case: Case, text: tuple[int, ...], plan: TextPlan) -> None:
         served: list[Candidate | Probe] = [*self.job.candidates, *self.job.probes]
-        voices = {n: await self._voice(served[n].served, case) for n in sorted(plan.voices)}
+        voices: dict[int, Voice] = {}
+        for number in sorted(plan.voices):
+            try:
+                voices[number] = await self._voice(served[number].served, case)
+            except ServiceError as error:
+                if _ends_all(error):
+                    raise
+                self._could_not_read(case, served[number], error.message)
+        if not voices:
+            return
         members, listeners = union(voices)
-        reader = TextReader(text, listeners, sorted(plan.pairs), frozenset(plan.shown))
+        pairs = sorted(pair for pair in plan.pairs if voices.keys() >= set(pair))
+        reader = TextReader(text, listeners, pairs, frozenset(plan.shown))
         request = Request(
             members=tuple(Member((*m.prompt, *text), m.weights, m.name) for m in members),
             sampling=SamplingParams(max_tokens=0),
             reader=reader,
             num_read=len(text),
+            isolates_rows=True,
             priority="background",
             path="ensemble" if len(members) > 1 else "base",
         )
@@ -231,9 +247,11 @@ class Run:
                 return
         reading = reader.reading()
         self._readings[case.index][text] = reading
-        for voice, error in reading.errors.items():
-            name = served[voice].name
-            self._errors.append(f"prompt {case.index}: {name} could not read a text: {error}")
+        for voice, what in reading.errors.items():
+            self._could_not_read(case, served[voice], what)
+
+    def _could_not_read(self, case: Case, who: Candidate | Probe, why: str) -> None:
+        self._errors.append(f"prompt {case.index}: {who.name} could not read a text: {why}")
 
     # Both
 
@@ -262,3 +280,8 @@ class Run:
     def _note(self, phase: Phase, total: int, step: int = 1) -> None:
         self._done[phase] = self._done.get(phase, 0) + step
         self._events.put_nowait(Progress(phase, self._done[phase], total))
+
+
+def _ends_all(error: ServiceError) -> bool:
+    """Whether nothing more can be asked of the server: it shuts down, or its engine has failed."""
+    return isinstance(error, UnavailableError) and error.code not in VOICE_CODES

@@ -85,7 +85,8 @@ class Request:
     With a `reader` a given text is scored (teacher forcing): the last `num_read` tokens of the
     prompts, which must be the same for every member, after one or more tokens that may differ. None
     means all but the shortest prompt's first token. `prompt_logprobs` asks for a reader of the
-    engine's own.
+    engine's own. A reader that `isolates_rows` is given logits that are not finite too, and says
+    itself what they mean; without that they fail the request.
     """
 
     members: tuple[Member, ...]
@@ -96,6 +97,7 @@ class Request:
     lenient_rule: Rule | None = None
     reader: Reader | None = None
     num_read: int | None = None
+    isolates_rows: bool = False
     priority: Priority = "live"
     label: str = ""
     path: str = "base"
@@ -107,6 +109,8 @@ class Request:
         assert self.rule is not None or not needs_rule, "several members need a rule"
         is_echoed = self.sampling.prompt_logprobs is not None
         assert not (is_echoed and self.reader), "one reader a request"
+        makes_tokens = self.sampling.max_tokens > 0
+        assert not (self.isolates_rows and (self.reader is None or makes_tokens)), "only reads"
         assert not is_echoed or self.rule is not None or len(self.members) == 1
         texts = {member.prompt[len(member.prompt) - self.text_len :] for member in self.members}
         assert len(texts) == 1, "all members read one text"

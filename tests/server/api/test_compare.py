@@ -4,14 +4,23 @@ import asyncio
 import dataclasses
 import json
 import re
+import threading
 
 import httpx
 import pytest
 
-from server.api.compare import prepare
+from server.api import compare_cases, compare_room
+from server.api.compare import Comparison, prepare
 from server.api.compare_schemas import CompareBody
+from server.api.errors import RequestTimeoutError
+from server.api.service import Service
+from server.compare.candidate import Voice
+from server.compare.case import Case
+from server.compare.findings import Findings
 from server.engine.request import Output, Request
-from server.errors import QueueFullError
+from server.engine.tokenizer import Tokenizer
+from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
+from server.presets.served import Overrides, Served
 from tests.server.api.conftest import StartApp
 from tests.server.api.live import listening, wait_until
 from tests.server.api.reading import answers_of, compares
@@ -64,6 +73,13 @@ def refused(api: Harness, **fields: object) -> str:
     return message
 
 
+def two_sources(api: Harness, **fields: object) -> None:
+    """Give the preset a second source, so that it has something to leave out."""
+    changes = {"sources": {"code": {"weight": 0.5}}, **fields}
+    response = api.request("PATCH", "/v1/presets/tutor", json=changes)
+    assert response.status_code == 200, response.text
+
+
 def test_candidates_answer_and_are_compared(api: Harness) -> None:
     """Texts, first divergences, scores, divergences, costs and a verdict, against the first."""
     found = result(api, references=["yes", "yes"], scorer="exact", tags=["a", "b"])
@@ -103,6 +119,7 @@ def test_each_text_is_read_once_by_who_is_compared_on_it(api: Harness) -> None:
     assert texts == {ids("no"): 3, (*ids("no"), 2): 2, (*ids("yes"), 2): 3}
     assert all(request.priority == "background" for request in api.engine.requests)
     assert all(request.sampling.max_tokens == 0 for request in readings)
+    assert all(request.isolates_rows for request in readings)
     prompts = {request.members[0].prompt[: -len(answers_of(request))] for request in readings}
     assert prompts == {ids("one")}
 
@@ -190,6 +207,29 @@ def test_what_the_operator_does_not_allow_is_left_out_and_said(start: StartApp) 
     response = compare(api, candidates=["tutor", "math"])
     assert response.status_code == 403
     assert response.json()["error"]["param"] == "candidates[1]"
+
+
+def test_another_reference_than_the_ensemble_is_said_first(start: StartApp) -> None:
+    """Where callers may not have the ensemble, verdicts are against something else."""
+    api = start(policy=CLOSED_POLICY)
+    lineup = prepared(api, candidates=None, model="tutor").lineup
+    assert lineup.candidates[lineup.reference].name == "base"
+    assert lineup.notes[0].startswith("all are held against base, not against the ensemble")
+    named = prepared(api, candidates=None, model="tutor", reference="merge").lineup
+    assert not any("all are held against" in note for note in named.notes)
+
+
+def test_merge_and_ensemble_answer_before_the_others(api: Harness) -> None:
+    """Else the ensemble would find its rows' prompts read by base and sources, and look cheaper."""
+    two_sources(api)
+    found = result(api, candidates=None, model="tutor")
+    assert [c["name"] for c in found["candidates"]][-3:] == ["ensemble", "route", "tutor@1"]
+    answered = [r for r in api.engine.requests if r.reader is None and r.path != "scoring"]
+    assert [(r.label, r.mode) for r in answered[:4]] == [
+        *[("tutor", "merge")] * 2,
+        *[("tutor", "ensemble")] * 2,
+    ]
+    assert {r.label for r in answered[4:8]} == {""}
 
 
 def test_streams_pieces_by_candidate_then_the_result(api: Harness) -> None:
@@ -286,6 +326,102 @@ def test_a_reading_that_fails_is_told(api: Harness) -> None:
     assert found["verdict"] is None
 
 
+def prepared(api: Harness, **fields: object) -> Comparison:
+    """A comparison of one prompt that is ready to run."""
+    given = {"prompts": ["a"], **PAIR, **fields}
+    body = CompareBody.model_validate({k: v for k, v in given.items() if v is not None})
+    service = api.app.state.lifecycle.service
+    comparison: Comparison = api._portal.call(prepare, service, body)  # type: ignore[attr-defined]
+    return comparison
+
+
+def test_the_twin_is_the_merge_on_logits(api: Harness) -> None:
+    """The merge's coefficients, and nothing else of how the preset's ensemble combines."""
+    combined = {"rule": "log_pool", "plausibility_alpha": 0.25, "temperature_order": "before"}
+    two_sources(api, ensemble=combined)
+    twin = prepared(api, candidates=["base", "tutor"]).run.job.probes[0]
+    assert twin.kind == "twin"
+    assert twin.served.combination is not None
+    assert twin.served.combination.rule == "task_arithmetic"
+    assert twin.served.combination.plausibility_alpha == 0
+    assert twin.served.combination.temperature_order == "after"
+    assert twin.served.combination.coefficients == {"math": 0.5, "code": 0.5}
+
+
+@pytest.mark.parametrize("member", [{"prompt": "other"}, {"system": "be brief"}, {"weight": 2.0}])
+def test_members_of_their_own_leave_no_twin(api: Harness, member: dict[str, object]) -> None:
+    """An ensemble whose members are not the merge's sources is not its twin, and a note says so."""
+    two_sources(api, ensemble={"members": {"math": member}})
+    lineup = prepared(api, candidates=["base", "tutor"]).lineup
+    assert "twin" not in {probe.kind for probe in lineup.probes}
+    assert any("tutor is explained in part only: it has no twin" in n for n in lineup.notes)
+
+
+@pytest.mark.parametrize("reference", ["route", "ensemble"])
+def test_what_each_prompt_resolves_is_not_explained(api: Harness, reference: str) -> None:
+    """The route has no sources to leave out; what the plain ensemble loses would not be its own."""
+    two_sources(api)
+    run = prepared(api, candidates=None, model="tutor", reference=reference).run
+    names = [candidate.name for candidate in run.job.candidates]
+    explained = {names[probe.of] for probe in run.job.probes}
+    assert explained == {"merge"} | ({reference} - {"route"})
+
+
+def test_probes_that_cannot_be_built_now_are_notes(
+    api: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked for them: the comparison goes on, and says that it explains less."""
+    two_sources(api)
+    resolve = Service.resolve
+
+    async def full(service: Service, model: str, overrides: Overrides | None) -> Served:
+        if overrides is not None and overrides.weights:
+            raise UnavailableError("no room now", code="variant_cold")
+        return await resolve(service, model, overrides)
+
+    monkeypatch.setattr(Service, "resolve", full)
+    lineup = prepared(api, candidates=["base", "tutor"]).lineup
+    assert [probe.kind for probe in lineup.probes] == ["twin"]
+    assert "tutor is explained in part only: no room now" in lineup.notes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnprocessableError("no such rows"),
+        RequestTimeoutError("no such rows"),
+        UnavailableError("no such rows", code="variant_cold"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_voice_that_cannot_be_had_for_reading_is_left_out(
+    api: Harness, error: ServiceError
+) -> None:
+    """It is told in the errors; all others read, and have their verdicts."""
+    two_sources(api)
+
+    async def run() -> Findings:
+        body = CompareBody.model_validate({"prompts": ["a"], "candidates": ["base", "tutor"]})
+        run = (await prepare(api.app.state.lifecycle.service, body)).run
+        voices, (twin, *_) = run.voices, run.job.probes
+
+        async def but_the_twin_s(served: Served, case: Case) -> Voice:
+            if served is twin.served:
+                raise error
+            return await voices(served, case)
+
+        run.voices = but_the_twin_s
+        return await run.finish()
+
+    found: Findings = api._portal.call(run)  # type: ignore[attr-defined]
+    twin = len(found.candidates)
+    assert set(found.reading_errors) == {"prompt 0: the twin could not read a text: no such rows"}
+    readings = list(found.readings[0].values())
+    assert readings
+    assert all((0, 1) in reading.pairs for reading in readings)
+    assert all(twin not in reading.log_probs for reading in readings)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_without_the_reference_there_is_no_comparison(api: Harness, stream: bool) -> None:
     """It fails as a whole, with the reason."""
@@ -324,6 +460,52 @@ def test_a_full_queue_is_waited_for(api: Harness) -> None:
     engine.submit = counting  # type: ignore[method-assign]
     assert result(api)["errors"] == []
     assert len(attempts) > 3
+
+
+def test_the_request_timeout_does_not_bound_what_scores_a_prompt(start: StartApp) -> None:
+    """Sources that find their prompt's likelihood wait behind live requests, as all else does."""
+    api = start(request_timeout=0.05)
+    answer = compares({})
+
+    def script(request: Request) -> list[Output]:
+        if request.path != "scoring":
+            return list(answer(request))
+        late = api.engine.emit, len(api.engine.streams) - 1, *answer(request)
+        asyncio.get_running_loop().call_later(0.2, *late)
+        return []
+
+    api.engine.script = script
+    routed = {"model": "tutor", "mergeserve": {"weights": "auto:route"}, "name": "routed"}
+    found = result(api, prompts=["one"], candidates=["base", routed])
+    assert any(request.path == "scoring" for request in api.engine.requests)
+    assert found["errors"] == []
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_prompts_are_encoded_beside_the_event_loop(
+    api: Harness, monkeypatch: pytest.MonkeyPatch, chat: bool
+) -> None:
+    """Thousands of short ones together take seconds, in which nobody's stream may stand still."""
+    threads: set[int] = set()
+
+    def noted(holder: object, name: str) -> None:
+        before = getattr(holder, name)
+
+        def call(*arguments: object, **options: object) -> object:
+            threads.add(threading.get_ident())
+            return before(*arguments, **options)
+
+        monkeypatch.setattr(holder, name, call)
+
+    noted(Tokenizer, "encode")
+    noted(Tokenizer, "apply_chat_template")
+    noted(compare_cases, "check_references")
+    talk = [[{"role": "user", "content": "a"}]]
+    asked = {"prompts": None, "messages": talk} if chat else {"prompts": ["a"]}
+    prepared(api, **asked, references=["a"], scorer="exact")
+    loop: int = api._portal.call(threading.get_ident)  # type: ignore[attr-defined]
+    assert threads
+    assert loop not in threads
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -416,6 +598,20 @@ def test_more_rows_than_there_are_is_refused(start: StartApp) -> None:
     message = refused(api, candidates=many)
     assert "9 candidates read a text in 9 rows at once, and this server has 8" in message
     assert "--max-rows" in message
+
+
+def test_more_positions_than_memory_holds_are_refused(
+    api: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts times tokens times candidates are bounded, less tightly where none are shown."""
+    monkeypatch.setattr(compare_room, "MAX_SHOWN_POSITIONS", 40)
+    monkeypatch.setattr(compare_room, "MAX_POSITIONS", 80)
+    assert len(result(api, max_tokens=10)["prompts"]) == 2
+    message = refused(api, max_tokens=11)
+    assert "2 prompts of 11 tokens for 2 candidates are 44 positions, of 40 allowed" in message
+    assert '"positions": false, with which 80 are allowed' in message
+    assert len(result(api, max_tokens=20, positions=False)["prompts"]) == 2
+    assert "84 positions, of 80 allowed" in refused(api, max_tokens=21, positions=False)
 
 
 def test_a_text_that_does_not_fit_the_cache_is_refused(start: StartApp) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from ensemble.rule import compile_rule
 from merging.blend import Blend
+from server.compare.text_reader import Listener, TextReader
 from server.engine.group import FAILED, Group
 from server.engine.reader import LogprobsReader
 from server.engine.request import Member, Reader, Request, SamplingParams
@@ -173,6 +174,26 @@ def test_a_member_that_overflows_is_named(bench: Bench) -> None:
     assert output.error is not None
     assert "the member 'pirate' gave logits that are not finite" in output.error
     assert notes.parts == []
+
+
+def test_a_reader_that_isolates_rows_keeps_the_finite_ones(bench: Bench) -> None:
+    """One row overflows: its voice is an error, the other's log-probabilities are its model's."""
+    huge = blend_of(bench.base, {bench.adapter(1): 1e30})
+    prompt, text = random_prompt(9), random_prompt(20, 1)
+    members = [Member((*prompt, *text), weights) for weights in (bench.empty, huge)]
+    reader = TextReader(text, {0: Listener((0,)), 1: Listener((1,))}, [(0, 1)])
+    group = read(bench, members, len(text), reader, isolates_rows=True)
+    bench.run()
+    (output,) = bench.outputs[group]
+    assert (output.finish_reason, output.error) == ("length", None)
+    reading = reader.reading()
+    assert reading.errors.keys() == {1}
+    assert "not finite" in reading.errors[1]
+    expected = naive_logits(bench, members[0], len(text)).double().log_softmax(-1)
+    own = expected.gather(1, torch.tensor(text)[:, None])[:, 0]
+    torch.testing.assert_close(
+        torch.from_numpy(reading.log_probs[0]), own, atol=1e-4, rtol=1e-4, check_dtype=False
+    )
 
 
 def test_an_ensemble_s_prompt_has_the_combined_log_probabilities(bench: Bench) -> None:
