@@ -1,5 +1,5 @@
 """Decode throughput: plain rows, rows over 8 different blends, and transformers' own `generate`, in
-one sitting.
+one run.
 
     python -m bench.decode [MODEL] [--rows 1 4 8 16 32] [--steps 96]
 
