@@ -71,15 +71,20 @@ def step_seconds(engine: Engine, num_rows: int, mix: list[Blend], num_steps: int
     params = SamplingParams(temperature=0, max_tokens=num_steps + 8, ignore_eos=True)
     for row in range(num_rows):
         engine.add(Request((Member(prompt(row), mix[row % len(mix)]),), params))
+    return statistics.median(decode_seconds(engine, num_rows)[4:])
+
+
+def decode_seconds(engine: Engine, num_groups: int) -> list[float]:
+    """Run what is queued to its end; the seconds of each step in which all groups decoded."""
     seconds = []
     while engine.scheduler.has_work:
         started = time.perf_counter()
         outputs = engine.step()
         elapsed = time.perf_counter() - started
         running = engine.scheduler.running
-        if len(outputs) == num_rows == len(running) and all(g.is_decoding for g in running):
+        if len(outputs) == num_groups == len(running) and all(g.is_decoding for g in running):
             seconds.append(elapsed)
-    return statistics.median(seconds[4:])
+    return seconds
 
 
 def generate_seconds(folder: Path, num_rows: int, num_steps: int) -> float:

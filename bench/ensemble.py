@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from bench.decode import PROMPT_LEN, blends, prompt, random_adapter
+from bench.decode import PROMPT_LEN, blends, decode_seconds, prompt, random_adapter
 from ensemble.rule import Rule, compile_rule
 from merging.base import Base
 from merging.blend import Blend
@@ -54,15 +54,7 @@ def step_seconds(
     for number in range(concurrency):
         members = tuple(Member(prompt(number), weights[name], name) for name in names)
         engine.add(Request(members, params, rule=rule))
-    seconds = []
-    while engine.scheduler.has_work:
-        started = time.perf_counter()
-        outputs = engine.step()
-        elapsed = time.perf_counter() - started
-        running = engine.scheduler.running
-        if len(outputs) == concurrency == len(running) and all(g.is_decoding for g in running):
-            seconds.append(elapsed)
-    return statistics.median(seconds[IDLE_STEPS + 4 :])
+    return statistics.median(decode_seconds(engine, concurrency)[IDLE_STEPS + 4 :])
 
 
 def loop_seconds(folder: Path, rule: Rule, num_steps: int) -> float:
