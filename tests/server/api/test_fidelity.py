@@ -8,19 +8,15 @@ from functools import wraps
 
 import pytest
 import torch
-import yaml
 
 from server.api.fidelity import MAX_PENDING, AgreementReader, Fidelity, Side
 from server.api.prompts import EncodedPrompt
-from server.app import create_app
 from server.engine.async_engine import Stream
 from server.engine.request import Output
 from server.presets.catalog import Edit
 from server.presets.served import Overrides, Served
-from server.settings import Settings
-from tests.adapters import save_adapter
-from tests.models import save_tiny_model, tiny_model
-from tests.server.api.scripted import Harness, ScriptedEngine, ids, running, silent
+from tests.server.api.scripted import Harness, ScriptedEngine, ids, silent
+from tests.server.api.tiny_server import tiny_server
 from tests.server.presets.tiny import World, preset
 
 MEASURES = ("agreement_ratio", "overlap_ratio", "divergence_nats")
@@ -36,22 +32,7 @@ PRESETS = [
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """A server that samples every answer, over a tiny model."""
     root = tmp_path_factory.mktemp("files")
-    save_tiny_model(root / "tiny")
-    for seed, name in enumerate(("math", "code")):
-        save_adapter(root / name, tiny_model(), seed=seed, std=0.3)
-    (root / "presets.yaml").write_text(yaml.safe_dump(PRESETS))
-    settings = Settings(
-        model=str(root / "tiny"),
-        dtype="float32",
-        device="cpu",
-        source=[f"{name}={root / name}" for name in ("math", "code")],
-        presets=root / "presets.yaml",
-        database_url=f"sqlite:///{root / 'presets.db'}",
-        max_rows=8,
-        kv_memory=0.01,
-        fidelity_sample=1.0,
-    )  # type: ignore[arg-type]
-    with running(create_app(settings), None) as harness:  # type: ignore[arg-type]
+    with tiny_server(root, PRESETS, max_rows=8, fidelity_sample=1.0) as harness:
         yield harness
 
 

@@ -8,17 +8,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import torch
-import yaml
 
-from server.app import create_app
 from server.engine.request import Output, Request
 from server.presets.policy import Policy
-from server.settings import Settings
-from tests.adapters import save_adapter
-from tests.models import save_tiny_model, tiny_model
+from tests.models import tiny_model
 from tests.server.api.conftest import StartApp
 from tests.server.api.live import listening, wait_until
-from tests.server.api.scripted import Harness, ScriptedEngine, ids, make_app, running, silent
+from tests.server.api.scripted import Harness, ScriptedEngine, ids, make_app, silent
+from tests.server.api.tiny_server import tiny_server
 from tests.server.engine.conftest import naive_logprobs
 from tests.server.presets.tiny import World, preset
 
@@ -34,22 +31,7 @@ PRESETS = [
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     """A server with few rows, an adapter and a preset of two revisions."""
     root = tmp_path_factory.mktemp("files")
-    save_tiny_model(root / "tiny")
-    for seed, name in enumerate(("math", "code")):
-        save_adapter(root / name, tiny_model(), seed=seed, std=0.3)
-    (root / "presets.yaml").write_text(yaml.safe_dump(PRESETS))
-    settings = Settings(
-        model=str(root / "tiny"),
-        dtype="float32",
-        device="cpu",
-        source=[f"{name}={root / name}" for name in ("math", "code")],
-        presets=root / "presets.yaml",
-        database_url=f"sqlite:///{root / 'presets.db'}",
-        max_rows=6,
-        max_queued=3,
-        kv_memory=0.01,
-    )  # type: ignore[arg-type]
-    with running(create_app(settings), None) as harness:  # type: ignore[arg-type]
+    with tiny_server(root, PRESETS, max_rows=6, max_queued=3) as harness:
         patched = {"sources": {"math": {"weight": 0.9}}}
         assert harness.request("PATCH", "/v1/presets/tutor", json=patched).status_code == 200
         yield harness
