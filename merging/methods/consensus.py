@@ -38,7 +38,8 @@ def agreeing_sum(
     normalize: bool,
     factor: float,
 ) -> torch.Tensor:
-    """Elect a sign for each element and sum what has it (TIES, 2306.01708, Algorithm 1).
+    """Elect a sign for each element and sum what has it (TIES, 2306.01708, Algorithm 1); the deltas
+    are written over: fresh memory for each piece takes as long as the arithmetic.
 
     mergekit: the sign of `sum_i w_i tau_i` (plus if that is 0) is elected, and `w_i tau_i` of that
     sign are summed; `normalize` divides by the sum of their weights, unless those cancel.
@@ -47,7 +48,7 @@ def agreeing_sum(
     """
     voters = [1.0] * len(weights) if semantics != "mergekit" else weights
     # Rounded before they are added: equal and opposite votes make 0.
-    votes = [delta * vote for delta, vote in _pairs(deltas, voters)]
+    votes = [delta if vote == 1 else delta.mul_(vote) for delta, vote in _pairs(deltas, voters)]
     sign = elect(votes)
     agreeing = agree(votes, sign)
     if semantics == "mergekit":
@@ -89,11 +90,12 @@ def _sum_of_agreeing(agreeing: Sequence[torch.Tensor], weights: Sequence[float])
     `agreeing`: above 0 where the source agrees, else 0; written over.
     """
     flags = [part.sign_() for part in agreeing]
-    divisor = flags[0] * weights[0]
+    # What it divides is 0 where no source agrees; no weight that matters is near TINY.
+    divisor = torch.add(torch.tensor(TINY), flags[0], alpha=weights[0])
     for flag, weight in list(_pairs(flags, weights))[1:]:
         divisor.add_(flag, alpha=weight)
     if all(weight >= 0 for weight in weights):
-        return divisor.clamp_(min=TINY)  # what it divides is 0 where no source agrees
+        return divisor
     size = torch.zeros_like(divisor)
     for flag, weight in _pairs(flags, weights):
         size.add_(flag, alpha=abs(weight))

@@ -126,7 +126,7 @@ class Method:
     ) -> torch.Tensor:
         """What an elementwise method adds to the base: float32, in the shape of `base`.
 
-        All are float32 of one shape; the deltas are already trimmed.
+        All are float32 of one shape; the deltas are already trimmed, and may be written over.
         """
         assert self.kind == "elementwise", f"{self.name} is not elementwise"
         merged = self.function(base, deltas, **self._arguments(values))
