@@ -25,6 +25,8 @@ from server.demo import ensure_demo_model
 SOURCES = ("first", "second")
 METRICS = ("variant_bytes", "variant_leaving_bytes", "variant_cache_bytes")
 MIB = 2**20
+NUM_WARM_UP = 64
+"""Requests before the memory is measured; keys and values then fill the little that they may."""
 
 
 def memory(pid: int, field: str = "VmRSS") -> float:
@@ -54,7 +56,7 @@ async def run(options: argparse.Namespace, folders: dict[str, Path]) -> bool:
     """Run the load, print what was seen, and say whether it was right."""
     load = Load("edited", SOURCES, options.edits, 16, max_seconds=options.seconds)
     sources = [f"--source={name}={folder}" for name, folder in folders.items()]
-    arguments = ("--dtype", "bfloat16", "--variant-memory", "2", *sources)
+    arguments = ("--dtype", "bfloat16", "--variant-memory", "2", "--kv-memory", "0.06", *sources)
     document = {
         "method": "ties",
         "sources": {name: {"weight": 0.5, "density": 0.5} for name in SOURCES},
@@ -64,8 +66,8 @@ async def run(options: argparse.Namespace, folders: dict[str, Path]) -> bool:
         httpx.AsyncClient(base_url=url, timeout=300) as client,
     ):
         (await client.put(f"/v1/presets/{load.preset}", json=document)).raise_for_status()
-        for seed in range(options.streams):
-            await read_stream(client, load, "The first request.", seed)
+        for number in range(NUM_WARM_UP):
+            await read_stream(client, load, f"Request {number}.", number)
         await told(client, pid, "before")
         mixed = await edited(client, load, options.streams)
         await read_stream(client, load, "The last request.", 0)

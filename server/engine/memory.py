@@ -1,5 +1,6 @@
 """How much memory is free."""
 
+import ctypes
 from pathlib import Path
 
 import torch
@@ -14,6 +15,15 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return min(_available_bytes(), _cgroup_bytes())
+
+
+def give_back() -> None:
+    """Let the system have the memory that was freed: the C library keeps it in pieces, and weights
+    that come and go leave more of them each time.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim is not None:
+        trim(0)
 
 
 def _available_bytes() -> int:

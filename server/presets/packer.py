@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Callable
 
+from server.engine.memory import give_back
 from server.engine.variant import Variant
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Packer:
                     variant.pack()
                 except Exception:  # it serves as it is, only slower
                     logger.exception("a variant could not be packed")
+                give_back()  # plain weights, and those of variants that left
             del variant  # while this thread waits, nobody may be kept by it
 
     def _next(self) -> "weakref.ref[Variant] | None":
