@@ -11,6 +11,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
 from ensemble.errors import StatisticsError
+from server.api.deadline import Deadline
 from server.api.fidelity import Fidelity
 from server.api.prompts import EncodedPrompt
 from server.api.source_scores import score_sources
@@ -46,6 +47,10 @@ class Service:
         """Longest prompt and answer together, in tokens."""
         return self.engine.config.max_model_len
 
+    def deadline(self) -> Deadline:
+        """The deadline of a request that begins now."""
+        return Deadline.after(self.request_timeout)
+
     async def edit(
         self,
         work: Callable[Arguments, Result],
@@ -73,14 +78,13 @@ class Service:
         model: str,
         overrides: Overrides,
         prompt: EncodedPrompt,
+        deadline: Deadline,
         priority: Priority = "live",
     ) -> Served:
         """The same with weights that are chosen by the prompt: its likelihood under each source."""
         begin = self.catalog.begin_weighing
         weighing = await self._wait(await run_in_threadpool(begin, model, overrides), model)
-        # What runs in the background waits for every live request, however long that takes.
-        timeout = self.request_timeout if priority == "live" else None
-        scores = await score_sources(self.engine, weighing.sources, prompt, timeout, priority)
+        scores = await score_sources(self.engine, weighing.sources, prompt, deadline, priority)
         try:
             weights = weighing.weights(scores)
         except StatisticsError as error:

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from ensemble.source_weights import mean_log_likelihood
-from server.api.errors import EngineFailedError, RequestTimeoutError
+from server.api.deadline import Deadline
+from server.api.errors import EngineFailedError
 from server.api.prompts import EncodedPrompt
 from server.engine.async_engine import AsyncEngine, Stream
 from server.engine.request import Member, Priority, Request, SamplingParams
@@ -15,7 +16,7 @@ async def score_sources(
     engine: AsyncEngine,
     sources: Sequence[ServedMember],
     prompt: EncodedPrompt,
-    timeout: float | None,
+    deadline: Deadline,
     priority: Priority = "live",
 ) -> dict[str, float]:
     """The mean log-likelihood of the prompt's tokens under each source, in nats per token.
@@ -35,12 +36,7 @@ async def score_sources(
     ]
     streams = engine.submit(requests)
     try:
-        async with asyncio.timeout(timeout):
-            scores = await asyncio.gather(*map(_score, streams))
-    except TimeoutError:
-        raise RequestTimeoutError(
-            f"the request took longer than {timeout:g} s (--request-timeout)"
-        ) from None
+        scores = await deadline.bound(asyncio.gather(*map(_score, streams)))
     finally:
         for stream in streams:
             stream.cancel()
