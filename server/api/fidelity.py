@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from fastapi.concurrency import run_in_threadpool
 
 from ensemble.divergence import divergences
 from ensemble.rule import Rule
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
-from server.engine.async_engine import AsyncEngine, Stream
+from server.engine.async_engine import AsyncEngine
 from server.engine.request import Member, Request, SamplingParams
 from server.errors import InvalidRequestError, QueueFullError, ServiceError, UnavailableError
 from server.presets.catalog import Catalog
@@ -94,7 +95,7 @@ class Fidelity:
     ) -> None:
         self._engine, self._catalog, self._observer = engine, catalog, observer
         self._share, self._draw = share, draw
-        self._pending: dict[asyncio.Task[None], Stream] = {}
+        self._pending: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     def wants(self, served: Served, overrides: Overrides | None) -> bool:
@@ -105,20 +106,17 @@ class Fidelity:
     def offer(self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]) -> None:
         """Score an answer's tokens when there is time, or drop it."""
         reason = self._drop_reason(answer)
-        if reason is None:
-            try:
-                reason = self._submit(served, prompt, answer)
-            except Exception:  # the answer itself was right, and has been sent
-                logger.exception("%s was not scored by its other mode", served.label)
-                reason = "failed"
         if reason is not None:
             self._observer.fidelity_dropped(reason)
+            return
+        task = asyncio.ensure_future(self._score(served, prompt, answer))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
 
     def close(self) -> None:
         """Give up what is pending, and take nothing more."""
         self._is_closed = True
-        for task, stream in list(self._pending.items()):
-            stream.cancel()
+        for task in self._pending:
             task.cancel()
 
     def _drop_reason(self, answer: tuple[int, ...]) -> str | None:
@@ -131,10 +129,21 @@ class Fidelity:
             return "busy"
         return "queue_full" if len(self._pending) >= MAX_PENDING else None
 
-    def _submit(self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]) -> str | None:
-        """Queue the group of both modes' rows; the reason if that cannot be."""
+    async def _score(self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]) -> None:
         try:
-            other = self._catalog.other_mode(served)
+            reason = await self._try(served, prompt, answer)
+        except Exception:  # the answer itself was right, and has been sent
+            logger.exception("%s was not scored by its other mode", served.label)
+            reason = "failed"
+        if reason is not None:
+            self._observer.fidelity_dropped(reason)
+
+    async def _try(
+        self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]
+    ) -> str | None:
+        """Have one group of both modes' rows read the answer; the reason if that cannot be."""
+        try:  # on a thread: members may be old revisions, which are in the database
+            other = await run_in_threadpool(self._catalog.other_mode, served)
         except ServiceError:  # say, an ensemble that cannot be made of this recipe
             return "no_other_mode"
         if other is None:
@@ -148,20 +157,17 @@ class Fidelity:
             return "too_large"
         except (QueueFullError, UnavailableError):
             return "queue_full"
-        task = asyncio.ensure_future(self._watch(stream, reader, served.preset or ""))
-        self._pending[task] = stream
-        task.add_done_callback(self._pending.pop)
+        try:
+            async for output in stream:
+                if output.finish_reason == "error":
+                    return "failed"
+        finally:
+            stream.cancel()
+        agreement, overlap, divergence = reader.means
+        self._observer.fidelity(
+            served.preset or "", agreement=agreement, overlap=overlap, divergence=divergence
+        )
         return None
-
-    async def _watch(self, stream: Stream, reader: AgreementReader, preset: str) -> None:
-        async for output in stream:
-            if output.finish_reason == "error":
-                self._observer.fidelity_dropped("failed")
-            elif output.finish_reason is not None:
-                agreement, overlap, divergence = reader.means
-                self._observer.fidelity(
-                    preset, agreement=agreement, overlap=overlap, divergence=divergence
-                )
 
 
 def _request(

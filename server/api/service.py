@@ -66,9 +66,9 @@ class Service:
     async def resolve(self, model: str, overrides: Overrides | None) -> Served:
         """Pin a request to what its `model` means now."""
         begin = self.catalog.begin
-        if overrides is None and "@" not in model:
+        if overrides is None and self.catalog.is_quick(model):
             future = begin(model)
-        else:  # An older revision is read from the database, and overrides compile a plan of their
+        else:  # Older revisions are read from the database, and overrides compile a plan of their
             # own: not on the thread that serves everybody's streams.
             future = await run_in_threadpool(begin, model, overrides)
         return await self._wait(future, model)

@@ -178,6 +178,10 @@ class Catalog:
         """The same without waiting: done already, unless weights have to be built."""
         return self._caller.begin(self._snapshot, model, overrides or Overrides())
 
+    def is_quick(self, model: str) -> bool:
+        """Whether `begin` reads nothing from the database, so that it may run on an event loop."""
+        return "@" not in model and not self._snapshot.runs_revisions(model)
+
     def other_mode(self, served: Served) -> Served | None:
         """What a request was pinned to, in the preset's other mode; None unless that revision still
         serves and all weights are in memory.
