@@ -91,10 +91,13 @@ class Catalog:
             store, self._registry, self._planner, revisions_kept=revisions_kept
         )
         self._reader = Reader(self._published, self._kept, self._variants, Interference(resident))
-        self._caller = Caller(Resolver(self._planner, self._kept, policy), self._variants, patience)
+        resolver = Resolver(self._planner, self._kept, policy)
+        self._caller = Caller(resolver, self._variants, patience)
         self._models = ModelList(base, self._kept, policy, created=int(now().timestamp()))
         shared = (self._planner, self._published, self._variants, observer)
-        self._presets = PresetEditor(store, *shared, self._builder, revisions_kept=revisions_kept)
+        self._presets = PresetEditor(
+            store, *shared, self._builder, resolver.members, revisions_kept=revisions_kept
+        )
         self._sources = SourceEditor(store, self._registry, *shared, revisions_kept=revisions_kept)
         self.mergekit = MergekitForm(self._origins, self._published)
 

@@ -236,7 +236,8 @@ def test_ensembles_that_cannot_be(tutor, model, overrides, words):
         ({"x": {"model": "math2", "weight": 1}}, "neither base, nor a source of the preset"),
         ({"x": {"model": "tutor", "weight": 1}}, "PRESET@N"),
         ({"x": {"model": "nobody@1", "weight": 1}}, "there is no 'nobody@1'"),
-        ({"x": {"model": "tutor@2", "weight": 1}}, "there is no 'tutor@2'"),
+        ({"x": {"model": "tutor@2", "weight": 1}}, "x.model: .*no revision 2: its newest is 1"),
+        ({"x": {"model": "tutor@1:ensemble", "weight": 1}}, "'tutor@1:ensemble' is an ensemble"),
         ({"x": {"model": "a/b", "weight": 1}}, "'a/b' does not exist"),
         ({"x": {"model": "base", "wait": 1}}, "known are model, weight, system, prompt"),
         ({"a b": {"model": "base"}}, "pattern"),
@@ -257,6 +258,16 @@ def test_a_revision_of_a_preset_as_a_member_of_a_document(tutor):
     after = tutor.resolve("other")
     assert after.digest == before.digest
     assert rows(after) == {"math": 0.5, "tutor": 0.5}
+
+
+def test_a_revision_that_is_not_kept_is_no_member(world):
+    """That it was there once is not enough: the edit is refused, not its every request."""
+    catalog = world.open_with_sources(revisions_kept=1)
+    catalog.create(preset(), edit=Edit())
+    catalog.patch("tutor", {"sources": {"math": {"weight": 0.9}}}, edit=Edit())
+    members = {"old": {"model": "tutor@1", "weight": 0.5}}
+    with pytest.raises(InvalidRequestError, match=r"members\.old\.model: .*it is no longer kept"):
+        catalog.create(preset("other", ensemble={"members": members}), edit=Edit())
 
 
 def test_a_recipe_in_the_request_can_be_an_ensemble(tutor):
@@ -345,6 +356,45 @@ def test_an_ensemble_that_does_not_fit_the_memory(variants):
 
 
 BOTH_CHECKPOINTS = {name: MemberSettings(weight=0.5) for name in CHECKPOINTS}
+
+
+HEAVY = {"heavy": {"model": "heavy@1", "weight": 0.5}}
+
+
+@pytest.mark.parametrize("mode", ["merge", "ensemble"])
+def test_a_revision_that_cannot_be_called_is_no_member(variants, monkeypatch, mode):
+    """One that is building, or has failed, is refused with why, and with the field."""
+    catalog = variants.open_with_sources()
+    monkeypatch.setattr(Builder, "submit", lambda *arguments: None)
+    catalog.create(preset("heavy", **TIES), edit=Edit(wait=False))
+    document = preset(mode=mode, ensemble={"members": HEAVY})
+    with pytest.raises(UnavailableError, match="heavy@1 is still building"):
+        catalog.create(document, edit=Edit())
+    catalog._builder._fail(catalog._snapshot.presets["heavy"].head, ["it holds NaN"])
+    for attempt in (catalog.validate, catalog.create):
+        with pytest.raises(UnprocessableError) as caught:
+            attempt(document, edit=Edit())
+        field, _, why = caught.value.message.partition(": ")
+        assert (field, why) == (caught.value.param, "heavy@1 cannot be called: it holds NaN")
+    assert field == "ensemble.members.heavy.model"
+
+
+def test_the_weights_of_a_member_revision_are_built_by_the_edit(variants):
+    """An ensemble serves when its edit is answered, so its members' weights are there; together
+    they must fit the memory.
+    """
+    document = preset(sources={"ft": {"weight": 0.5}}, mode="ensemble", ensemble={"members": HEAVY})
+    small = variants.open_with_sources(budget=int(1.5 * WHOLE))
+    small.create(preset("heavy", **TIES), edit=Edit())
+    with pytest.raises(UnprocessableError, match="its 2 members"):
+        small.create(document, edit=Edit())
+    variants.variants._shelf.budget = 1 << 20
+    variants.variants._shelf._let_go(small.preset("heavy").digest)
+    before = variants.forge.num_builds
+    small.create(document, edit=Edit())
+    assert variants.forge.num_builds == before + 2
+    assert {member.name for member in small.resolve("tutor").members} == {"ft", "heavy"}
+    assert variants.forge.num_builds == before + 2
 
 
 def test_new_content_of_a_member_makes_a_new_revision(variants):
