@@ -147,7 +147,12 @@ class Run:
             self._walls[candidate] = time.monotonic() - started
 
     async def _answer(self, case: int, candidate: int) -> None:
-        answer = await self._generate(self.job.cases[case], candidate)
+        try:
+            answer = await self._generate(self.job.cases[case], candidate)
+        except ServiceError as error:  # such as a prompt that is impossible to every source
+            if _ends_all(error):
+                raise
+            answer = Answer(error=error.message)
         self._answers[case][candidate] = answer
         if answer.error is not None:
             self._events.put_nowait(Piece(case, candidate, "", "error", answer.error))
@@ -156,12 +161,7 @@ class Run:
     async def _generate(self, case: Case, candidate: int) -> Answer:
         served = self.job.candidates[candidate].served
         started, first, text = time.monotonic(), None, ""
-        try:
-            voice = await self._voice(served, case)
-        except ServiceError as error:  # such as a prompt that is impossible to every source
-            if _ends_all(error):
-                raise
-            return Answer(error=error.message)
+        voice = await self._voice(served, case)
         seed = (self.job.sampling.seed or 0) + case.index
         request = Request(
             members=voice.members,
@@ -240,15 +240,25 @@ class Run:
             priority="background",
             path="ensemble" if len(members) > 1 else "base",
         )
-        async for output in self._stream(request):
-            if output.finish_reason == "error":
-                what = f"prompt {case.index}: a text could not be read: {output.error}"
-                self._errors.append(what)
-                return
+        if (why := await self._failure(request)) is not None:
+            self._errors.append(f"prompt {case.index}: a text could not be read: {why}")
+            return
         reading = reader.reading()
         self._readings[case.index][text] = reading
         for voice, what in reading.errors.items():
             self._could_not_read(case, served[voice], what)
+
+    async def _failure(self, request: Request) -> str | None:
+        """Run a request that generates nothing; why it failed, if it did."""
+        try:
+            async for output in self._stream(request):
+                if output.finish_reason == "error":
+                    return output.error or "the engine gave up"
+        except ServiceError as error:
+            if _ends_all(error):
+                raise
+            return error.message
+        return None
 
     def _could_not_read(self, case: Case, who: Candidate | Probe, why: str) -> None:
         self._errors.append(f"prompt {case.index}: {who.name} could not read a text: {why}")

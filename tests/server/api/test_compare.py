@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import threading
+from collections.abc import Sequence
 
 import httpx
 import pytest
@@ -17,9 +18,16 @@ from server.api.service import Service
 from server.compare.candidate import Voice
 from server.compare.case import Case
 from server.compare.findings import Findings
+from server.engine.async_engine import Stream
 from server.engine.request import Output, Request
 from server.engine.tokenizer import Tokenizer
-from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
+from server.errors import (
+    InvalidRequestError,
+    QueueFullError,
+    ServiceError,
+    UnavailableError,
+    UnprocessableError,
+)
 from server.presets.served import Overrides, Served
 from tests.server.api.conftest import StartApp
 from tests.server.api.live import listening, wait_until
@@ -324,6 +332,33 @@ def test_a_reading_that_fails_is_told(api: Harness) -> None:
     found = result(api)
     assert any("a text could not be read: it broke" in error for error in found["errors"])
     assert found["verdict"] is None
+
+
+@pytest.mark.parametrize("refuses_readings", [False, True])
+def test_what_the_engine_refuses_is_told_and_the_rest_goes_on(
+    api: Harness, refuses_readings: bool
+) -> None:
+    """An answer, or a text that is to be read, of one prompt: the other prompt has all."""
+    engine, submit = api.engine, api.engine.submit
+
+    def refusing(requests: Sequence[Request]) -> list[Stream]:
+        (request,) = requests
+        is_first = request.members[0].prompt[: len(ids("one"))] == ids("one")
+        is_asked = refuses_readings or request.members[0].name == "base"
+        if is_first and is_asked and (request.reader is not None) == refuses_readings:
+            raise InvalidRequestError("too many rows")
+        return submit(requests)
+
+    engine.submit = refusing  # type: ignore[method-assign]
+    found = result(api)
+    if refuses_readings:
+        words = "prompt 0: a text could not be read: too many rows"
+        assert set(found["errors"]) == {words}
+    else:
+        assert found["errors"] == ["prompt 0: base gave no answer: too many rows"]
+        assert found["prompts"][0]["answers"][1]["error"] == "too many rows"
+    assert found["prompts"][1]["positions"]
+    assert [answer["text"] for answer in found["prompts"][1]["answers"]] == ["yes", "no"]
 
 
 def prepared(api: Harness, **fields: object) -> Comparison:
