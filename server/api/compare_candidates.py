@@ -17,6 +17,7 @@ from server.errors import (
     ServiceError,
     UnprocessableError,
 )
+from server.presets.ensemble_settings import EnsembleSettings
 from server.presets.names import parse_model_string
 from server.presets.record import PresetRecord
 from server.presets.served import Overrides, Served
@@ -151,10 +152,18 @@ def _previous(service: Service, record: PresetRecord) -> PresetRecord | None:
             older
             for older in service.catalog.revisions(record.name)
             if older.revision < record.revision and older.state == "ready"
-            if (older.digest, older.document.mode) != (record.digest, record.document.mode)
+            if _answers_by(older) != _answers_by(record)
         ),
         None,
     )
+
+
+def _answers_by(record: PresetRecord) -> tuple[str, EnsembleSettings | None]:
+    """All of a revision that its answers hang on: the weights and, of an ensemble, how they are
+    combined. Sampling is the comparison's own.
+    """
+    document = record.document
+    return record.digest, document.ensemble if document.mode == "ensemble" else None
 
 
 def _role(service: Service, served: Served) -> Role:

@@ -191,6 +191,42 @@ def test_a_preset_is_compared_with_its_parts(api: Harness) -> None:
     assert found["candidates"][found["subject"]]["name"] == "merge"
 
 
+PREVIOUS = [
+    ({"ensemble": {"rule": "linear_pool"}}, 2),
+    ({"ensemble": {"temperature_order": "before"}}, 2),
+    ({"ensemble": {"plausibility_alpha": 0.5}}, 2),
+    ({"ensemble": {"members": {"math": {"prompt": "be brief"}}}}, 2),
+    ({"ensemble": {"members": {"math": {"weight": 2.0}}}}, 2),
+    ({"sources": {"math": {"weight": 0.7}}}, 2),
+    ({"mode": "merge"}, 2),
+    ({"description": "better"}, 1),
+    ({"defaults": {"temperature": 0.5}}, 1),
+]
+
+
+@pytest.mark.parametrize(("change", "previous"), PREVIOUS, ids=[str(c) for c, _ in PREVIOUS])
+def test_the_previous_revision_is_the_last_that_answers_otherwise(
+    api: Harness, change: dict[str, object], previous: int
+) -> None:
+    """Whatever of an ensemble changed: its rule, its members, what they read. Words about it, and
+    sampling, which is the comparison's own, are no difference.
+    """
+    two_sources(api, mode="ensemble", ensemble={"rule": "log_pool"})
+    response = api.request("PATCH", "/v1/presets/tutor", json=change)
+    assert response.json()["revision"] == 3, response.text
+    lineup = prepared(api, candidates=None, model="tutor").lineup
+    found = [candidate.name for candidate in lineup.candidates if candidate.role == "previous"]
+    assert found == [f"tutor@{previous}"], lineup.notes
+
+
+def test_the_rule_of_an_ensemble_is_nothing_to_a_preset_that_is_merged(api: Harness) -> None:
+    """Its previous revision is the last with other weights."""
+    two_sources(api)
+    api.request("PATCH", "/v1/presets/tutor", json={"ensemble": {"rule": "log_pool"}})
+    lineup = prepared(api, candidates=None, model="tutor").lineup
+    assert [c.name for c in lineup.candidates if c.role == "previous"] == ["tutor@1"]
+
+
 def test_sources_are_left_out_to_find_the_one_to_blame(api: Harness) -> None:
     """Each source of the merge, by the change of the loss, on every tag and over all."""
     api.request("PATCH", "/v1/presets/tutor", json={"sources": {"code": {"weight": 0.5}}})
