@@ -97,7 +97,12 @@ async def _resolve(
     if served.preset is not None:
         model = f"{served.label}:{served.mode}"
         overrides = dataclasses.replace(overrides, mode=None)
-    lineup.by_prompt.append(ByPrompt(served, model, overrides))
+    rows = (await service.weighing(model, overrides)).sources
+    if overrides.auto != "route" and served.mode == "ensemble":
+        even = dict.fromkeys((source.name for source in rows), 1.0 / len(rows))
+        chosen = dataclasses.replace(overrides, auto=None, weights_temperature=None, weights=even)
+        rows = (await service.resolve(model, chosen)).members
+    lineup.by_prompt.append(ByPrompt(served, model, overrides, rows))
     return served
 
 

@@ -12,7 +12,7 @@ from server.api.prompts import EncodedPrompt
 from server.api.service import Service
 from server.compare.candidate import Voice
 from server.compare.case import Case
-from server.presets.served import Overrides, Served
+from server.presets.served import Overrides, Served, ServedMember
 
 NEVER = Deadline()
 """What runs in the background waits for every live request, however long that takes."""
@@ -20,11 +20,14 @@ NEVER = Deadline()
 
 @dataclass(frozen=True, slots=True)
 class ByPrompt:
-    """What is served where each prompt chooses the weights: `served` stands for it elsewhere."""
+    """What is served where each prompt chooses the weights. `served` stands for it elsewhere; an
+    ensemble runs `rows`, and a route one of them.
+    """
 
     served: Served
     model: str
     overrides: Overrides
+    rows: tuple[ServedMember, ...]
 
 
 class VoiceMaker:

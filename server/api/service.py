@@ -21,6 +21,7 @@ from server.engine.tokenizer import Tokenizer
 from server.errors import InvalidRequestError
 from server.presets.catalog import Catalog
 from server.presets.served import Overrides, Served
+from server.presets.weighing import Weighing
 
 NUM_EDITS = 32
 """Edits that are worked on at the same time; more wait."""
@@ -73,6 +74,11 @@ class Service:
             future = await run_in_threadpool(begin, model, overrides)
         return await self._wait(future, model)
 
+    async def weighing(self, model: str, overrides: Overrides) -> Weighing:
+        """The sources among which a request's prompt is to choose."""
+        begin = self.catalog.begin_weighing
+        return await self._wait(await run_in_threadpool(begin, model, overrides), model)
+
     async def resolve_for(
         self,
         model: str,
@@ -82,8 +88,7 @@ class Service:
         priority: Priority = "live",
     ) -> Served:
         """The same with weights that are chosen by the prompt: its likelihood under each source."""
-        begin = self.catalog.begin_weighing
-        weighing = await self._wait(await run_in_threadpool(begin, model, overrides), model)
+        weighing = await self.weighing(model, overrides)
         scores = await score_sources(self.engine, weighing.sources, prompt, deadline, priority)
         try:
             weights = weighing.weights(scores)

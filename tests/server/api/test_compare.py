@@ -671,6 +671,41 @@ def test_more_rows_than_there_are_is_refused(start: StartApp) -> None:
     assert "--max-rows" in message
 
 
+BY_PERPLEXITY = {"weights": "auto:prompt_perplexity"}
+BY_ROUTE = {"weights": "auto:route"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "candidates", "num_rows"),
+    [
+        ({}, ["tutor", ("tutor", BY_PERPLEXITY)], 2),
+        ({}, ["tutor", ("tutor", BY_ROUTE)], 2),
+        ({}, ["tutor", ("tutor", BY_ROUTE), ("tutor:ensemble", BY_ROUTE)], 2),
+        ({}, ["math", "code", ("tutor", BY_ROUTE)], 2),
+        ({"code": 0.0}, ["tutor:ensemble", ("tutor:ensemble", BY_PERPLEXITY)], 3),
+        ({"math": 1.0, "code": 0.0}, ["math", ("tutor:ensemble", BY_PERPLEXITY)], 2),
+        ({}, ["tutor:ensemble", ("tutor:ensemble", BY_PERPLEXITY)], 2),
+    ],
+)
+def test_rows_of_weights_that_the_prompt_chooses_are_counted(
+    start: StartApp, weights: dict[str, float], candidates: list, num_rows: int
+) -> None:
+    """As many as a prompt may need at most: what stands for them elsewhere may run fewer."""
+    bodies = [
+        {"model": c[0], "mergeserve": c[1]} if isinstance(c, tuple) else c for c in candidates
+    ]
+    sources = {name: {"weight": weight} for name, weight in weights.items()}
+    for max_rows in (num_rows, num_rows - 1):
+        api = start(config=dataclasses.replace(CONFIG, max_rows=max_rows))
+        two_sources(api)
+        api.request("PATCH", "/v1/presets/tutor", json={"sources": sources})
+        if max_rows == num_rows:
+            api.engine.script = compares({})
+            assert result(api, candidates=bodies)["errors"] == []
+        else:
+            assert f"read a text in {num_rows} rows at once" in refused(api, candidates=bodies)
+
+
 def test_more_positions_than_memory_holds_are_refused(
     api: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
