@@ -87,7 +87,7 @@ class PresetEditor:
         with phases.timed("plan"):
             plan, served = self._planned(document, snapshot)
         old = _serving_plan(current)
-        self._variants.check_all(served)
+        self._variants.check_all(served, snapshot.weights_now(current))
         with ExitStack() as stack:
             for each in served:
                 if each.variant is not None and edit.wait:
@@ -123,7 +123,7 @@ class PresetEditor:
         snapshot, document = self._published.snapshot, current.record.document
         plan = self._planner.plan_document(document, snapshot.sources)
         served = snapshot.weights_of(document, plan)
-        self._variants.check_all(served)
+        self._variants.check_all(served, snapshot.weights_now(current))
         with ExitStack() as stack:
             for each in served:
                 stack.enter_context(self._variants.holding(each, _serving_plan(current)))
@@ -151,7 +151,7 @@ class PresetEditor:
         if current is None:
             self._published.check_free(name, kind="preset")
         plan, served = self._planned(document, snapshot)
-        self._variants.check_all(served)
+        self._variants.check_all(served, snapshot.weights_now(current))
         for each in served:
             self._variants.check(each, _serving_plan(current))
         if current is not None and is_current(document, current):

@@ -347,15 +347,43 @@ def test_a_cold_ensemble_is_cold_and_comes_back(variants):
     assert len(again.resolve("tutor").members) == 3
 
 
+TOGETHER = r"its 2 members run together: its weights need .* MiB.* in all \(--variant-memory\)"
+
+
 def test_an_ensemble_that_does_not_fit_the_memory(variants):
     """Members' weights that cannot be there together are refused before any is built."""
     catalog = with_checkpoints(variants, budget=int(1.5 * WHOLE))
-    with pytest.raises(UnprocessableError, match=r"2 members need .* MiB together.*--variant-mem"):
+    with pytest.raises(UnprocessableError, match=TOGETHER):
         catalog.resolve("base", asked(rule="log_pool", members=BOTH_CHECKPOINTS))
     assert variants.forge.num_builds == 0
 
 
-BOTH_CHECKPOINTS = {name: MemberSettings(weight=0.5) for name in CHECKPOINTS}
+def test_an_ensemble_beside_pinned_weights(variants):
+    """What pinned presets hold, and will go on holding, is no room for members; what the edit
+    itself replaces is.
+    """
+    catalog = with_checkpoints(variants, budget=int(3.5 * WHOLE))
+    others = {"third": {"weight": 0.5}, "fourth": {"weight": 0.5}}
+    for seed, name in enumerate(others, start=10):
+        catalog.add_source(name, variants.checkpoint(name, seed))
+    pinned = preset("pinned", sources=CHECKPOINTS, mode="ensemble", pinned=True)
+    catalog.create(pinned, edit=Edit())
+    builds = variants.forge.num_builds
+    for attempt in (catalog.validate, catalog.create):
+        with pytest.raises(UnprocessableError, match=r"run together: .* beside the .* of pinned"):
+            attempt(preset(sources=others, mode="ensemble"), edit=Edit())
+    with pytest.raises(UnprocessableError, match=TOGETHER):
+        catalog.resolve("base", asked(rule="log_pool", members=both(*others)))
+    assert variants.forge.num_builds == builds
+    changed = preset("pinned", sources=others, mode="ensemble", pinned=True)
+    assert catalog.replace("pinned", changed, edit=Edit()).record.state == "ready"
+
+
+def both(*names: str) -> dict[str, MemberSettings]:
+    return {name: MemberSettings(weight=0.5) for name in names}
+
+
+BOTH_CHECKPOINTS = both(*CHECKPOINTS)
 
 
 HEAVY = {"heavy": {"model": "heavy@1", "weight": 0.5}}
@@ -416,11 +444,10 @@ def test_a_preset_whose_members_never_fit_together_is_refused(variants, monkeypa
     """
     catalog = with_checkpoints(variants, budget=int(1.5 * WHOLE))
     document = preset(sources=CHECKPOINTS, mode="ensemble")
-    words = r"2 members need .* MiB together.*--variant-mem"
-    with pytest.raises(UnprocessableError, match=words):
+    with pytest.raises(UnprocessableError, match=TOGETHER):
         catalog.validate(document, edit=Edit())
     for wait in (True, False):
-        with pytest.raises(UnprocessableError, match=words):
+        with pytest.raises(UnprocessableError, match=TOGETHER):
             catalog.create(document, edit=Edit(wait=wait))
     assert variants.forge.num_builds == 0
     roomy = with_checkpoints(variants)
@@ -428,12 +455,12 @@ def test_a_preset_whose_members_never_fit_together_is_refused(variants, monkeypa
     roomy.create(document, edit=Edit(wait=False))
     monkeypatch.undo()
     variants.variants._shelf.budget = int(1.5 * WHOLE)
-    with pytest.raises(UnprocessableError, match=words):
+    with pytest.raises(UnprocessableError, match=TOGETHER):
         roomy.replace("tutor", document, edit=Edit())  # who waits for what is building
     head, sources = roomy._snapshot.presets["tutor"].head, roomy._snapshot.sources
     roomy._builder.finish(head, roomy._planner.plan_document(document, sources))
     assert roomy.preset("tutor").state == "failed"
-    assert "2 members need" in roomy.preset("tutor").reasons[0]
+    assert "2 members run together" in roomy.preset("tutor").reasons[0]
     assert variants.forge.num_builds == 0
 
 
