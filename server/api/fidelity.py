@@ -8,16 +8,17 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from fastapi.concurrency import run_in_threadpool
 
 from ensemble.divergence import divergences
-from ensemble.rule import Rule
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
+from server.compare.candidate import Voice
+from server.compare.reading_plan import union
+from server.compare.text_reader import Listener
 from server.engine.async_engine import AsyncEngine
 from server.engine.request import Member, Request, SamplingParams
 from server.errors import InvalidRequestError, QueueFullError, ServiceError, UnavailableError
@@ -43,31 +44,18 @@ class FidelityObserver(Protocol):
         """An answer was not scored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Which rows of a group are one mode's, and how they become its distribution."""
-
-    rows: tuple[int, ...]
-    rule: Rule | None
-
-    def log_probs(self, logits: torch.Tensor) -> torch.Tensor:
-        """[rows, positions, vocab] -> [positions, vocab]."""
-        own = logits[list(self.rows)]
-        combined = own[0] if self.rule is None else self.rule(own)
-        return combined.log_softmax(dim=-1)
-
-
 class AgreementReader:
     """Reads an answer under two modes, and adds up how far they are apart."""
 
-    def __init__(self, one: Side, other: Side) -> None:
+    def __init__(self, one: Listener, other: Listener) -> None:
         self._one, self._other = one, other
         self._sums = torch.zeros(3, dtype=torch.float64)  # same top, overlap, divergence
         self._count = 0
 
     def __call__(self, begin: int, logits: torch.Tensor) -> None:
         """Float32 [rows, positions, vocab]."""
-        found = divergences(self._one.log_probs(logits), self._other.log_probs(logits), top_k=1)
+        one, other = (m.logits(logits).log_softmax(dim=-1) for m in (self._one, self._other))
+        found = divergences(one, other, top_k=1)
         columns = (found.same_top, 1 - found.total_variation, found.js)
         self._sums += torch.stack([column.double().sum().cpu() for column in columns])
         self._count += logits.shape[1]
@@ -174,21 +162,14 @@ def _request(
     served: Served, other: Served, prompt: EncodedPrompt, answer: tuple[int, ...]
 ) -> tuple[Request, AgreementReader]:
     """One group with the rows of both modes; those that both have are computed once."""
-    places: dict[tuple[tuple[int, ...], str], int] = {}
-    members: list[Member] = []
-    modes: list[Side] = []
-    for each in (served, other):
-        rows = []
-        for member in engine_members(each, prompt):
-            key = (member.prompt, member.weights.digest)
-            if key not in places:
-                places[key] = len(members)
-                members.append(Member((*member.prompt, *answer), member.weights, member.name))
-            rows.append(places[key])
-        modes.append(Side(tuple(rows), compile_rules(each, 1.0)[0]))
-    reader = AgreementReader(*modes)
+    modes = {
+        index: Voice(engine_members(mode, prompt), compile_rules(mode, temperature=1.0)[0])
+        for index, mode in enumerate((served, other))
+    }
+    members, listeners = union(modes)
+    reader = AgreementReader(listeners[0], listeners[1])
     request = Request(
-        members=tuple(members),
+        members=tuple(Member((*m.prompt, *answer), m.weights, m.name) for m in members),
         sampling=SamplingParams(max_tokens=0),
         reader=reader,
         num_read=len(answer),

@@ -10,8 +10,9 @@ from functools import wraps
 import pytest
 import torch
 
-from server.api.fidelity import MAX_PENDING, AgreementReader, Fidelity, Side
+from server.api.fidelity import MAX_PENDING, AgreementReader, Fidelity
 from server.api.prompts import EncodedPrompt
+from server.compare.text_reader import Listener
 from server.engine.async_engine import Stream
 from server.engine.request import Output
 from server.presets.catalog import Edit
@@ -116,7 +117,7 @@ def test_the_reader_measures_what_it_says() -> None:
     """Against a direct computation, in two pieces: shares of best tokens, overlap, divergence."""
     torch.manual_seed(0)
     logits = torch.randn(2, 7, 50)
-    reader = AgreementReader(Side((0,), None), Side((1, 0), lambda rows: rows.mean(dim=0)))
+    reader = AgreementReader(Listener((0,)), Listener((1, 0), lambda rows: rows.mean(dim=0)))
     reader(0, logits[:, :4])
     reader(4, logits[:, 4:])
     p, q = logits[0].softmax(-1), logits.mean(dim=0).softmax(-1)
