@@ -474,14 +474,14 @@ def test_a_voice_that_cannot_be_had_for_reading_is_left_out(
     async def run() -> Findings:
         body = CompareBody.model_validate({"prompts": ["a"], "candidates": ["base", "tutor"]})
         run = (await prepare(api.app.state.lifecycle.service, body)).run
-        voices, (twin, *_) = run.voices, run.job.probes
+        voices, (twin, *_) = run.background.voices, run.job.probes
 
         async def but_the_twin_s(served: Served, case: Case) -> Voice:
             if served is twin.served:
                 raise error
             return await voices(served, case)
 
-        run.voices = but_the_twin_s
+        run.background = dataclasses.replace(run.background, voices=but_the_twin_s)
         return await run.finish()
 
     found: Findings = api._portal.call(run)  # type: ignore[attr-defined]
