@@ -15,6 +15,7 @@ from server.errors import (
     InvalidRequestError,
     NotFoundError,
     ServiceError,
+    UnavailableError,
     UnprocessableError,
 )
 from server.presets.ensemble_settings import EnsembleSettings
@@ -126,9 +127,11 @@ async def _of_preset(service: Service, model: str) -> Lineup:
     parts = _parts(service, parsed.name, served.revision)
     lineup = Lineup([], 0)
     for wanted in await run_in_threadpool(list, parts):  # old revisions are in the database
+        # Weights that only it needs are built for it; where that takes too long it is left out.
+        optional = (*NOT_SERVED, UnavailableError) if wanted.role == "previous" else NOT_SERVED
         try:
             found = await _resolve(service, lineup, wanted.model, wanted.overrides)
-        except NOT_SERVED as error:
+        except optional as error:
             lineup.notes.append(f"{wanted.name} is not compared: {error.message}")
         else:
             lineup.candidates.append(Candidate(wanted.name, wanted.role, found))
@@ -156,7 +159,7 @@ def _previous(service: Service, record: PresetRecord) -> PresetRecord | None:
         (
             older
             for older in service.catalog.revisions(record.name)
-            if older.revision < record.revision and older.state == "ready"
+            if older.revision < record.revision and older.state != "failed"
             if _answers_by(older) != _answers_by(record)
         ),
         None,
