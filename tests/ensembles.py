@@ -46,6 +46,12 @@ def combine(
     return np.log(sum(w / whole * softmax(logits[name]) for name, w in weights.items()))
 
 
+def prompt_log_likelihood(model: Logits, prompt: Sequence[int]) -> float:
+    """The mean log-probability of the tokens of a prompt but the first, in nats."""
+    found = [np.log(softmax(model(prompt[:end])))[prompt[end]] for end in range(1, len(prompt))]
+    return float(np.mean(found))
+
+
 def greedy(
     rule: str,
     models: Mapping[str, Logits],

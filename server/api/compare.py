@@ -22,6 +22,7 @@ from server.api.errors import error_body, internal_error
 from server.api.lifecycle import ServiceDep
 from server.api.service import Service
 from server.api.sse import DONE, EventStream, event, frame
+from server.compare.background import Background
 from server.compare.events import Event, Piece
 from server.compare.findings import Terms
 from server.compare.job import Job
@@ -91,7 +92,7 @@ async def prepare(service: Service, body: CompareBody) -> Comparison:
     job = Job(terms, cases, lineup.candidates, lineup.probes, sampling)
     model = body.model or lineup.candidates[lineup.reference].served.model
     view = CompareView(lineup.candidates, model, is_chat=body.messages is not None)
-    return Comparison(Run(service.engine, job, voices), view, lineup, body, service)
+    return Comparison(Run(Background(service.engine, voices), job), view, lineup, body, service)
 
 
 async def _stream(request: Request, comparison: Comparison) -> Response:

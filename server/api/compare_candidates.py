@@ -15,8 +15,10 @@ from server.errors import (
     InvalidRequestError,
     NotFoundError,
     ServiceError,
+    UnavailableError,
     UnprocessableError,
 )
+from server.presets.ensemble_settings import EnsembleSettings
 from server.presets.names import parse_model_string
 from server.presets.record import PresetRecord
 from server.presets.served import Overrides, Served
@@ -96,7 +98,12 @@ async def _resolve(
     if served.preset is not None:
         model = f"{served.label}:{served.mode}"
         overrides = dataclasses.replace(overrides, mode=None)
-    lineup.by_prompt.append(ByPrompt(served, model, overrides))
+    rows = (await service.weighing(model, overrides)).sources
+    if overrides.auto != "route" and served.mode == "ensemble":
+        even = dict.fromkeys((source.name for source in rows), 1.0 / len(rows))
+        chosen = dataclasses.replace(overrides, auto=None, weights_temperature=None, weights=even)
+        rows = (await service.resolve(model, chosen)).members
+    lineup.by_prompt.append(ByPrompt(served, model, overrides, rows))
     return served
 
 
@@ -120,9 +127,11 @@ async def _of_preset(service: Service, model: str) -> Lineup:
     parts = _parts(service, parsed.name, served.revision)
     lineup = Lineup([], 0)
     for wanted in await run_in_threadpool(list, parts):  # old revisions are in the database
+        # Weights that only it needs are built for it; where that takes too long it is left out.
+        optional = (*NOT_SERVED, UnavailableError) if wanted.role == "previous" else NOT_SERVED
         try:
             found = await _resolve(service, lineup, wanted.model, wanted.overrides)
-        except NOT_SERVED as error:
+        except optional as error:
             lineup.notes.append(f"{wanted.name} is not compared: {error.message}")
         else:
             lineup.candidates.append(Candidate(wanted.name, wanted.role, found))
@@ -150,11 +159,19 @@ def _previous(service: Service, record: PresetRecord) -> PresetRecord | None:
         (
             older
             for older in service.catalog.revisions(record.name)
-            if older.revision < record.revision and older.state == "ready"
-            if (older.digest, older.document.mode) != (record.digest, record.document.mode)
+            if older.revision < record.revision and older.state != "failed"
+            if _answers_by(older) != _answers_by(record)
         ),
         None,
     )
+
+
+def _answers_by(record: PresetRecord) -> tuple[str, EnsembleSettings | None]:
+    """All of a revision that its answers hang on: the weights and, of an ensemble, how they are
+    combined. Sampling is the comparison's own.
+    """
+    document = record.document
+    return record.digest, document.ensemble if document.mode == "ensemble" else None
 
 
 def _role(service: Service, served: Served) -> Role:

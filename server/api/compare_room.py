@@ -7,19 +7,23 @@ from fastapi.concurrency import run_in_threadpool
 from server.api.compare_candidates import Lineup
 from server.api.compare_cases import Inputs
 from server.api.compare_schemas import CompareBody
-from server.api.compare_voices import has_own_prompts
+from server.api.compare_voices import ByPrompt, has_own_prompts
 from server.api.sampling import Limits, comparison_sampling
 from server.api.service import Service
 from server.compare.case import Case
 from server.engine.request import SamplingParams
 from server.errors import InvalidRequestError
-from server.presets.served import Served
+from server.presets.served import Served, ServedMember
 
 MAX_POSITIONS = 20_000_000
 """Prompts x tokens x candidates of a comparison: some 100 bytes of memory for each."""
 
 MAX_SHOWN_POSITIONS = 5_000_000
 """The same where the result has every position."""
+
+
+Row = tuple[str, str | None, str | None]
+"""What a row runs and reads: its weights' digest, and a system prompt or prompt of its own."""
 
 
 def check_size(body: CompareBody, num_candidates: int) -> None:
@@ -49,7 +53,8 @@ async def check_room(
     lengths = await run_in_threadpool(_lengths, cases, everybody, inputs)
     field = "prompts" if body.messages is None else "messages"
     longest = max(range(len(cases)), key=lengths.__getitem__)
-    config, widest = service.engine.config, max(len(served.members) for served in everybody)
+    config = service.engine.config
+    widest = max(_num_rows([served], lineup.by_prompt) for served in everybody)
     limits = Limits(
         f"{field}[{longest}]",
         lengths[longest],
@@ -95,14 +100,15 @@ def _check_reference(service: Service, case: Case, prompt_len: int) -> None:
 def _check_rows(service: Service, lineup: Lineup, everybody: Sequence[Served]) -> int:
     """Rows that one text takes when all read it."""
     limit = service.engine.config.max_rows
-    num_rows = len(_digests(everybody))
+    num_rows = _num_rows(everybody, lineup.by_prompt)
     if num_rows > limit:
         raise InvalidRequestError(
             f"{len(everybody)} candidates read a text in {num_rows} rows at once, and this server "
             f"has {limit}: name fewer candidates, or start it with more --max-rows",
             param="candidates",
         )
-    with_probes = len(_digests([*everybody, *(probe.served for probe in lineup.probes)]))
+    probes = [probe.served for probe in lineup.probes]
+    with_probes = _num_rows([*everybody, *probes], lineup.by_prompt)
     if with_probes > limit:
         lineup.probes.clear()
         lineup.notes.append(
@@ -113,8 +119,30 @@ def _check_rows(service: Service, lineup: Lineup, everybody: Sequence[Served]) -
     return with_probes
 
 
-def _digests(everybody: Sequence[Served]) -> set[tuple[str, str | None, str | None]]:
-    return {(m.weights.digest, m.system, m.prompt) for s in everybody for m in s.members}
+def _num_rows(everybody: Sequence[Served], by_prompt: Sequence[ByPrompt]) -> int:
+    """Rows that one text takes at most when all read it.
+
+    Where the prompt chooses the weights, a merge is a row like no other.
+    """
+    chosen = {id(item.served): item for item in by_prompt}
+    rows: set[Row] = set()
+    routes: set[frozenset[Row]] = set()
+    num_own = 0
+    for served in everybody:
+        item = chosen.get(id(served))
+        if item is None:
+            rows |= _rows(served.members)
+        elif item.overrides.auto == "route":
+            routes.add(_rows(item.rows))
+        elif served.mode == "ensemble":
+            rows |= _rows(item.rows)
+        else:
+            num_own += 1
+    return len(rows) + num_own + sum(not route <= rows for route in routes)
+
+
+def _rows(members: Sequence[ServedMember]) -> frozenset[Row]:
+    return frozenset((m.weights.digest, m.system, m.prompt) for m in members)
 
 
 def _check_cache(service: Service, num_rows: int, total: int) -> None:

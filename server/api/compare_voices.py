@@ -6,21 +6,28 @@ from dataclasses import dataclass
 from fastapi.concurrency import run_in_threadpool
 
 from server.api.compare_cases import Inputs
+from server.api.deadline import Deadline
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
 from server.api.service import Service
 from server.compare.candidate import Voice
 from server.compare.case import Case
-from server.presets.served import Overrides, Served
+from server.presets.served import Overrides, Served, ServedMember
+
+NEVER = Deadline()
+"""What runs in the background waits for every live request, however long that takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByPrompt:
-    """What is served where each prompt chooses the weights: `served` stands for it elsewhere."""
+    """What is served where each prompt chooses the weights. `served` stands for it elsewhere; an
+    ensemble runs `rows`, and a route one of them.
+    """
 
     served: Served
     model: str
     overrides: Overrides
+    rows: tuple[ServedMember, ...]
 
 
 class VoiceMaker:
@@ -46,8 +53,9 @@ class VoiceMaker:
 
     async def _make(self, served: Served, case: Case) -> Voice:
         if chosen := self._by_prompt.get(id(served)):
+            prompt = EncodedPrompt(case.token_ids)
             served = await self._service.resolve_for(
-                chosen.model, chosen.overrides, EncodedPrompt(case.token_ids), "background"
+                chosen.model, chosen.overrides, prompt, NEVER, "background"
             )
         if has_own_prompts(served):
             prompt = await run_in_threadpool(self._inputs.encode, case.index, served.members)

@@ -8,16 +8,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from fastapi.concurrency import run_in_threadpool
 
 from ensemble.divergence import divergences
-from ensemble.rule import Rule
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
-from server.engine.async_engine import AsyncEngine, Stream
+from server.compare.candidate import Voice
+from server.compare.reading_plan import union
+from server.compare.text_reader import Listener
+from server.engine.async_engine import AsyncEngine
 from server.engine.request import Member, Request, SamplingParams
 from server.errors import InvalidRequestError, QueueFullError, ServiceError, UnavailableError
 from server.presets.catalog import Catalog
@@ -42,31 +44,18 @@ class FidelityObserver(Protocol):
         """An answer was not scored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Which rows of a group are one mode's, and how they become its distribution."""
-
-    rows: tuple[int, ...]
-    rule: Rule | None
-
-    def log_probs(self, logits: torch.Tensor) -> torch.Tensor:
-        """[rows, positions, vocab] -> [positions, vocab]."""
-        own = logits[list(self.rows)]
-        combined = own[0] if self.rule is None else self.rule(own)
-        return combined.log_softmax(dim=-1)
-
-
 class AgreementReader:
     """Reads an answer under two modes, and adds up how far they are apart."""
 
-    def __init__(self, one: Side, other: Side) -> None:
+    def __init__(self, one: Listener, other: Listener) -> None:
         self._one, self._other = one, other
         self._sums = torch.zeros(3, dtype=torch.float64)  # same top, overlap, divergence
         self._count = 0
 
     def __call__(self, begin: int, logits: torch.Tensor) -> None:
         """Float32 [rows, positions, vocab]."""
-        found = divergences(self._one.log_probs(logits), self._other.log_probs(logits), top_k=1)
+        one, other = (m.logits(logits).log_softmax(dim=-1) for m in (self._one, self._other))
+        found = divergences(one, other, top_k=1)
         columns = (found.same_top, 1 - found.total_variation, found.js)
         self._sums += torch.stack([column.double().sum().cpu() for column in columns])
         self._count += logits.shape[1]
@@ -94,7 +83,7 @@ class Fidelity:
     ) -> None:
         self._engine, self._catalog, self._observer = engine, catalog, observer
         self._share, self._draw = share, draw
-        self._pending: dict[asyncio.Task[None], Stream] = {}
+        self._pending: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     def wants(self, served: Served, overrides: Overrides | None) -> bool:
@@ -105,20 +94,17 @@ class Fidelity:
     def offer(self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]) -> None:
         """Score an answer's tokens when there is time, or drop it."""
         reason = self._drop_reason(answer)
-        if reason is None:
-            try:
-                reason = self._submit(served, prompt, answer)
-            except Exception:  # the answer itself was right, and has been sent
-                logger.exception("%s was not scored by its other mode", served.label)
-                reason = "failed"
         if reason is not None:
             self._observer.fidelity_dropped(reason)
+            return
+        task = asyncio.ensure_future(self._score(served, prompt, answer))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
 
     def close(self) -> None:
         """Give up what is pending, and take nothing more."""
         self._is_closed = True
-        for task, stream in list(self._pending.items()):
-            stream.cancel()
+        for task in self._pending:
             task.cancel()
 
     def _drop_reason(self, answer: tuple[int, ...]) -> str | None:
@@ -131,10 +117,21 @@ class Fidelity:
             return "busy"
         return "queue_full" if len(self._pending) >= MAX_PENDING else None
 
-    def _submit(self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]) -> str | None:
-        """Queue the group of both modes' rows; the reason if that cannot be."""
+    async def _score(self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]) -> None:
         try:
-            other = self._catalog.other_mode(served)
+            reason = await self._try(served, prompt, answer)
+        except Exception:  # the answer itself was right, and has been sent
+            logger.exception("%s was not scored by its other mode", served.label)
+            reason = "failed"
+        if reason is not None:
+            self._observer.fidelity_dropped(reason)
+
+    async def _try(
+        self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]
+    ) -> str | None:
+        """Have one group of both modes' rows read the answer; the reason if that cannot be."""
+        try:  # on a thread: members may be old revisions, which are in the database
+            other = await run_in_threadpool(self._catalog.other_mode, served)
         except ServiceError:  # say, an ensemble that cannot be made of this recipe
             return "no_other_mode"
         if other is None:
@@ -148,41 +145,31 @@ class Fidelity:
             return "too_large"
         except (QueueFullError, UnavailableError):
             return "queue_full"
-        task = asyncio.ensure_future(self._watch(stream, reader, served.preset or ""))
-        self._pending[task] = stream
-        task.add_done_callback(self._pending.pop)
+        try:
+            async for output in stream:
+                if output.finish_reason == "error":
+                    return "failed"
+        finally:
+            stream.cancel()
+        agreement, overlap, divergence = reader.means
+        self._observer.fidelity(
+            served.preset or "", agreement=agreement, overlap=overlap, divergence=divergence
+        )
         return None
-
-    async def _watch(self, stream: Stream, reader: AgreementReader, preset: str) -> None:
-        async for output in stream:
-            if output.finish_reason == "error":
-                self._observer.fidelity_dropped("failed")
-            elif output.finish_reason is not None:
-                agreement, overlap, divergence = reader.means
-                self._observer.fidelity(
-                    preset, agreement=agreement, overlap=overlap, divergence=divergence
-                )
 
 
 def _request(
     served: Served, other: Served, prompt: EncodedPrompt, answer: tuple[int, ...]
 ) -> tuple[Request, AgreementReader]:
     """One group with the rows of both modes; those that both have are computed once."""
-    places: dict[tuple[tuple[int, ...], str], int] = {}
-    members: list[Member] = []
-    modes: list[Side] = []
-    for each in (served, other):
-        rows = []
-        for member in engine_members(each, prompt):
-            key = (member.prompt, member.weights.digest)
-            if key not in places:
-                places[key] = len(members)
-                members.append(Member((*member.prompt, *answer), member.weights, member.name))
-            rows.append(places[key])
-        modes.append(Side(tuple(rows), compile_rules(each, 1.0)[0]))
-    reader = AgreementReader(*modes)
+    modes = {
+        index: Voice(engine_members(mode, prompt), compile_rules(mode, temperature=1.0)[0])
+        for index, mode in enumerate((served, other))
+    }
+    members, listeners = union(modes)
+    reader = AgreementReader(listeners[0], listeners[1])
     request = Request(
-        members=tuple(members),
+        members=tuple(Member((*m.prompt, *answer), m.weights, m.name) for m in members),
         sampling=SamplingParams(max_tokens=0),
         reader=reader,
         num_read=len(answer),

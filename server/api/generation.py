@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from server.api.errors import EngineFailedError, RequestTimeoutError
+from server.api.deadline import Deadline
+from server.api.errors import EngineFailedError
 from server.api.fidelity import Fidelity
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
@@ -58,12 +59,11 @@ class Generation:
         streams: Sequence[Stream],
         served: Served,
         prompts: Sequence[EncodedPrompt],
-        timeout: float | None,
+        deadline: Deadline,
     ) -> None:
         assert len(streams) % len(prompts) == 0
         self._streams = streams
-        self._timeout = timeout
-        self._deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        self._deadline = deadline
         self._arrived: asyncio.Queue[ChoiceOutput] = asyncio.Queue()
         self._pumps = [
             asyncio.ensure_future(self._pump(index, stream)) for index, stream in enumerate(streams)
@@ -85,6 +85,7 @@ class Generation:
         prompts: Sequence[EncodedPrompt],
         sampling: SamplingParams,
         num_choices: int,
+        deadline: Deadline,
         overrides: Overrides | None = None,
     ) -> Self:
         """Queue every choice of every prompt, all or none."""
@@ -94,7 +95,7 @@ class Generation:
             for request in _requests(served, prompt, sampling, num_choices)
         ]
         streams = service.engine.submit(requests)
-        generation = cls(streams, served, prompts, service.request_timeout)
+        generation = cls(streams, served, prompts, deadline)
         if service.fidelity is not None and service.fidelity.wants(served, overrides):
             generation._fidelity = service.fidelity
         return generation
@@ -106,13 +107,7 @@ class Generation:
         """The next output of any choice, in the order in which they arrive."""
         if self._num_open == 0:
             raise StopAsyncIteration
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                news = await self._arrived.get()
-        except TimeoutError:
-            raise RequestTimeoutError(
-                f"the request took longer than {self._timeout:g} s (--request-timeout)"
-            ) from None
+        news = await self._deadline.bound(self._arrived.get())
         if news.output.finish_reason == "error":
             raise EngineFailedError(news.output.error or "the engine gave up on the request")
         self._count(news)

@@ -76,6 +76,7 @@ async def loglikelihood(
     body: Annotated[LoglikelihoodBody, Depends(json_body(LoglikelihoodBody))],
 ) -> Response:
     """Score texts, or completions after their prompts."""
+    deadline = service.deadline()
     served = await service.resolve(body.model, body.overrides)
     given = await run_in_threadpool(_encode, body, served, service.tokenizer)
     check_lengths(given, service.max_model_len)
@@ -86,7 +87,7 @@ async def loglikelihood(
     requests = [
         _request(body, served, text, reader) for text, reader in zip(given, readers, strict=True)
     ]
-    scoring = Scoring(service, requests, [text.name for text in given])
+    scoring = Scoring(service.engine, requests, [text.name for text in given], deadline)
     await unless_disconnected(request.receive, scoring.run())
 
     def answer() -> Response:

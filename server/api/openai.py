@@ -10,6 +10,8 @@ from server.api.answering import View, answer, answer_stream
 from server.api.body import json_body
 from server.api.chat import ChatView
 from server.api.completions import CompletionView
+from server.api.deadline import Deadline
+from server.api.disconnect import unless_disconnected
 from server.api.generation import Generation
 from server.api.groups import shown_members
 from server.api.lifecycle import ServiceDep
@@ -36,7 +38,9 @@ async def create_completion(
     async def encode(members: Sequence[ServedMember]) -> Sequence[EncodedPrompt]:
         return await encode_prompts(body.prompt, service.tokenizer, members)
 
-    served, prompts = await _resolve(service, body, encode)
+    deadline = service.deadline()
+    resolving = _resolve(service, body, encode, deadline)
+    served, prompts = await unless_disconnected(request.receive, resolving)
     longest = max(prompt.longest for prompt in prompts)
     sampling = completion_sampling(
         body, served.defaults, _limits(service, served, "prompt", longest)
@@ -51,7 +55,7 @@ async def create_completion(
         members=shown_members(served, body.members_top_k),
     )
     generation = Generation.submit(
-        service, served, prompts, sampling, body.num_choices, body.overrides
+        service, served, prompts, sampling, body.num_choices, deadline, body.overrides
     )
     return await _answer(request, body, generation, view)
 
@@ -68,13 +72,15 @@ async def create_chat_completion(
     async def encode(members: Sequence[ServedMember]) -> Sequence[EncodedPrompt]:
         return [await encode_messages(body.messages, service.tokenizer, members)]
 
-    served, (prompt,) = await _resolve(service, body, encode)
+    deadline = service.deadline()
+    resolving = _resolve(service, body, encode, deadline)
+    served, (prompt,) = await unless_disconnected(request.receive, resolving)
     limits = _limits(service, served, "messages", prompt.longest)
     sampling = chat_sampling(body, served.defaults, limits)
     members = shown_members(served, body.members_top_k)
     view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs), members=members)
     generation = Generation.submit(
-        service, served, [prompt], sampling, body.num_choices, body.overrides
+        service, served, [prompt], sampling, body.num_choices, deadline, body.overrides
     )
     return await _answer(request, body, generation, view)
 
@@ -95,6 +101,7 @@ async def _resolve(
     service: Service,
     body: GenerationBody,
     encode: Callable[[Sequence[ServedMember]], Awaitable[Sequence[EncodedPrompt]]],
+    deadline: Deadline,
 ) -> tuple[Served, Sequence[EncodedPrompt]]:
     """What the request is pinned to, and its prompts as the members of that read them."""
     overrides = body.overrides
@@ -108,7 +115,7 @@ async def _resolve(
             "send each by itself",
             param="mergeserve.weights",
         )
-    served = await service.resolve_for(body.model, overrides, prompts[0])
+    served = await service.resolve_for(body.model, overrides, prompts[0], deadline)
     return served, await encode(served.members)
 
 

@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from server.api.errors import EngineFailedError, RequestTimeoutError
-from server.api.service import Service
+from server.api.deadline import Deadline
+from server.api.errors import EngineFailedError
+from server.engine.async_engine import AsyncEngine
 from server.engine.request import Request
 from server.errors import QueueFullError
 
@@ -18,10 +19,16 @@ class Scoring:
     `names` are what errors call them. At most half of the rows are in use at a time.
     """
 
-    def __init__(self, service: Service, requests: Sequence[Request], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        requests: Sequence[Request],
+        names: Sequence[str],
+        deadline: Deadline,
+    ) -> None:
         self.num_cached_tokens = 0
-        self._engine = service.engine
-        self._timeout = service.request_timeout
+        self._engine = engine
+        self._deadline = deadline
         self._requests = list(zip(requests, names, strict=True))
         self._has_begun = False
 
@@ -35,12 +42,7 @@ class Scoring:
             for _ in range(min(num_together, len(self._requests)))
         ]
         try:
-            async with asyncio.timeout(self._timeout):
-                await asyncio.gather(*workers)
-        except TimeoutError:
-            raise RequestTimeoutError(
-                f"the request took longer than {self._timeout:g} s (--request-timeout)"
-            ) from None
+            await self._deadline.bound(asyncio.gather(*workers))
         finally:
             for worker in workers:
                 worker.cancel()

@@ -11,6 +11,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi.concurrency import run_in_threadpool
 
 from ensemble.errors import StatisticsError
+from server.api.deadline import Deadline
 from server.api.fidelity import Fidelity
 from server.api.prompts import EncodedPrompt
 from server.api.source_scores import score_sources
@@ -20,6 +21,7 @@ from server.engine.tokenizer import Tokenizer
 from server.errors import InvalidRequestError
 from server.presets.catalog import Catalog
 from server.presets.served import Overrides, Served
+from server.presets.weighing import Weighing
 
 NUM_EDITS = 32
 """Edits that are worked on at the same time; more wait."""
@@ -46,6 +48,10 @@ class Service:
         """Longest prompt and answer together, in tokens."""
         return self.engine.config.max_model_len
 
+    def deadline(self) -> Deadline:
+        """The deadline of a request that begins now."""
+        return Deadline.after(self.request_timeout)
+
     async def edit(
         self,
         work: Callable[Arguments, Result],
@@ -61,26 +67,29 @@ class Service:
     async def resolve(self, model: str, overrides: Overrides | None) -> Served:
         """Pin a request to what its `model` means now."""
         begin = self.catalog.begin
-        if overrides is None and "@" not in model:
+        if overrides is None and self.catalog.is_quick(model):
             future = begin(model)
-        else:  # An older revision is read from the database, and overrides compile a plan of their
+        else:  # Older revisions are read from the database, and overrides compile a plan of their
             # own: not on the thread that serves everybody's streams.
             future = await run_in_threadpool(begin, model, overrides)
         return await self._wait(future, model)
+
+    async def weighing(self, model: str, overrides: Overrides) -> Weighing:
+        """The sources among which a request's prompt is to choose."""
+        begin = self.catalog.begin_weighing
+        return await self._wait(await run_in_threadpool(begin, model, overrides), model)
 
     async def resolve_for(
         self,
         model: str,
         overrides: Overrides,
         prompt: EncodedPrompt,
+        deadline: Deadline,
         priority: Priority = "live",
     ) -> Served:
         """The same with weights that are chosen by the prompt: its likelihood under each source."""
-        begin = self.catalog.begin_weighing
-        weighing = await self._wait(await run_in_threadpool(begin, model, overrides), model)
-        # What runs in the background waits for every live request, however long that takes.
-        timeout = self.request_timeout if priority == "live" else None
-        scores = await score_sources(self.engine, weighing.sources, prompt, timeout, priority)
+        weighing = await self.weighing(model, overrides)
+        scores = await score_sources(self.engine, weighing.sources, prompt, deadline, priority)
         try:
             weights = weighing.weights(scores)
         except StatisticsError as error:

@@ -1,12 +1,13 @@
 """How well each of several sources predicts a prompt: one pass of it through each, side by side."""
 
-import asyncio
 from collections.abc import Sequence
 
 from ensemble.source_weights import mean_log_likelihood
-from server.api.errors import EngineFailedError, RequestTimeoutError
+from server.api.deadline import Deadline
 from server.api.prompts import EncodedPrompt
-from server.engine.async_engine import AsyncEngine, Stream
+from server.api.scoring import Scoring
+from server.engine.async_engine import AsyncEngine
+from server.engine.reader import LogprobsReader
 from server.engine.request import Member, Priority, Request, SamplingParams
 from server.presets.served import ServedMember
 
@@ -15,7 +16,7 @@ async def score_sources(
     engine: AsyncEngine,
     sources: Sequence[ServedMember],
     prompt: EncodedPrompt,
-    timeout: float | None,
+    deadline: Deadline,
     priority: Priority = "live",
 ) -> dict[str, float]:
     """The mean log-likelihood of the prompt's tokens under each source, in nats per token.
@@ -23,35 +24,24 @@ async def score_sources(
     What was computed stays in the prefix cache: the rows of an ensemble find it there, and so
     does the source that a prompt is routed to.
     """
-    sampling = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    scored = prompt.token_ids[1:]  # nothing predicts the first
+    readers = {source.name: LogprobsReader(scored, num_top=0, rule=None) for source in sources}
     requests = [
         Request(
             (Member(prompt.token_ids, source.weights, source.name),),
-            sampling,
+            SamplingParams(max_tokens=0),
+            reader=readers[source.name],
+            num_read=len(scored),
             priority=priority,
             path="scoring",
         )
         for source in sources
     ]
-    streams = engine.submit(requests)
-    try:
-        async with asyncio.timeout(timeout):
-            scores = await asyncio.gather(*map(_score, streams))
-    except TimeoutError:
-        raise RequestTimeoutError(
-            f"the request took longer than {timeout:g} s (--request-timeout)"
-        ) from None
-    finally:
-        for stream in streams:
-            stream.cancel()
-    return {source.name: score for source, score in zip(sources, scores, strict=True)}
+    if scored:
+        await Scoring(engine, requests, list(readers), deadline).run()
+    return {name: _mean(reader) for name, reader in readers.items()}
 
 
-async def _score(stream: Stream) -> float:
-    log_probs: list[float] = []
-    async for output in stream:
-        if output.error is not None:
-            raise EngineFailedError(output.error)
-        prompt = output.prompt or ()
-        log_probs += [token.logprob for token in prompt if token.logprob is not None]
-    return mean_log_likelihood(log_probs)
+def _mean(reader: LogprobsReader) -> float:
+    known = (token.logprob for token in reader.tokens)
+    return mean_log_likelihood([logprob for logprob in known if logprob is not None])

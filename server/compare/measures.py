@@ -1,6 +1,7 @@
 """One number for each prompt and candidate: what statistics over prompts are made of."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,10 @@ well the reference candidate's answers are imitated."""
 
 USUAL_MARGIN = {"score": 0.02, "held_out_loss": 0.05, "fidelity": 0.05}
 """Margins where none is given: a share of right answers, and nats per token."""
+
+SCORING_SECONDS = 60.0
+"""For the scores of one comparison. A pattern may take a fifth of a second on each answer; all else
+takes microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +53,12 @@ class Measures:
 def measure(findings: Findings) -> Measures:
     """Score and average everything that was found."""
     shape = len(findings.cases), len(findings.candidates)
-    score, loss, drift = (np.full(shape, math.nan) for _ in range(3))
-    errors: list[str] = []
-    for case in range(shape[0]):
-        for candidate in range(shape[1]):
-            loss[case, candidate] = _loss(findings, case, candidate)
-            drift[case, candidate] = _drift(findings, case, candidate)
-            try:
-                score[case, candidate] = _score(findings, case, candidate)
-            except ScorerError as error:
-                name = findings.candidates[candidate].name
-                errors.append(f"prompt {case}: the answer of {name} has no score: {error}")
-    return Measures(score, loss, drift, tuple(errors))
+    loss, drift = (np.full(shape, math.nan) for _ in range(2))
+    for case, candidate in np.ndindex(shape):
+        loss[case, candidate] = _loss(findings, case, candidate)
+        drift[case, candidate] = _drift(findings, case, candidate)
+    score, errors = _scores(findings)
+    return Measures(score, loss, drift, errors)
 
 
 def both(values: Array, first: int, second: int, cases: Sequence[int]) -> tuple[Array, Array]:
@@ -67,6 +66,26 @@ def both(values: Array, first: int, second: int, cases: Sequence[int]) -> tuple[
     pair = values[np.asarray(cases, dtype=np.int64)][:, [first, second]]
     pair = pair[np.isfinite(pair).all(axis=1)]
     return pair[:, 0], pair[:, 1]
+
+
+def _scores(findings: Findings) -> tuple[Array, tuple[str, ...]]:
+    """The score of every answer, and why some have none."""
+    score = np.full((len(findings.cases), len(findings.candidates)), math.nan)
+    errors = []
+    deadline = time.monotonic() + SCORING_SECONDS
+    for case, candidate in np.ndindex(score.shape):
+        if time.monotonic() > deadline:
+            errors.append(
+                f"prompt {case}: from here on answers have no score, since those before took "
+                f"{SCORING_SECONDS:g} s: use simpler patterns"
+            )
+            break
+        try:
+            score[case, candidate] = _score(findings, case, candidate)
+        except ScorerError as error:
+            name = findings.candidates[candidate].name
+            errors.append(f"prompt {case}: the answer of {name} has no score: {error}")
+    return score, tuple(errors)
 
 
 def _score(findings: Findings, case: int, candidate: int) -> float:

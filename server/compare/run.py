@@ -5,49 +5,29 @@ answers after the other, so that its speed is its own; with one prompt all answe
 """
 
 import asyncio
-import dataclasses
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from server.compare.answer import Answer
+from server.compare.answering import Answering
 from server.compare.at_once import at_once
-from server.compare.candidate import Candidate, Probe, Voice, Voices
+from server.compare.background import Background, ends_all
+from server.compare.candidate import Candidate, Probe, Voice
 from server.compare.case import Case
-from server.compare.events import Event, Phase, Piece, Progress
+from server.compare.events import Event, Phase, Progress
 from server.compare.findings import Findings
 from server.compare.job import Job
 from server.compare.reading import Reading
 from server.compare.reading_plan import TextPlan, plan_texts, union
 from server.compare.text_reader import TextReader
-from server.engine.async_engine import Stream
-from server.engine.config import EngineConfig
-from server.engine.request import Member, Output, Request, SamplingParams
-from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
-from server.presets.served import Served
-
-QUEUE_PAUSE = 0.2
-"""Seconds until a full queue is tried again: a comparison waits where a live request is refused."""
-
-VOICE_CODES = frozenset({"variant_cold", "variant_memory"})
-"""Codes of `UnavailableError` that are about one voice's weights, not about the server."""
+from server.engine.request import Member, Request, SamplingParams
+from server.errors import ServiceError, UnprocessableError
 
 NUM_READINGS = 2
 """Texts that are read at the same time: while one ends, the next one has begun."""
-
-
-class Engine(Protocol):
-    """What is needed of the engine."""
-
-    @property
-    def config(self) -> EngineConfig:
-        """Its limits."""
-
-    def submit(self, requests: Sequence[Request]) -> list[Stream]:
-        """Queue requests."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,9 +37,8 @@ class Run:
     Leaving the iteration, or `cancel`, frees all that the engine holds for it.
     """
 
-    engine: Engine
+    background: Background
     job: Job
-    voices: Voices
     _answers: list[list[Answer]] = field(init=False)
     _readings: list[dict[tuple[int, ...], Reading]] = field(init=False)
     _walls: list[float | None] = field(init=False)
@@ -147,55 +126,10 @@ class Run:
             self._walls[candidate] = time.monotonic() - started
 
     async def _answer(self, case: int, candidate: int) -> None:
-        answer = await self._generate(self.job.cases[case], candidate)
+        answering = Answering(self.background, self.job, self._events.put_nowait)
+        answer = await answering.answer(self.job.cases[case], candidate)
         self._answers[case][candidate] = answer
-        if answer.error is not None:
-            self._events.put_nowait(Piece(case, candidate, "", "error", answer.error))
         self._note("answers", len(self.job.cases) * len(self.job.candidates))
-
-    async def _generate(self, case: Case, candidate: int) -> Answer:
-        served = self.job.candidates[candidate].served
-        started, first, text = time.monotonic(), None, ""
-        try:
-            voice = await self._voice(served, case)
-        except ServiceError as error:  # such as a prompt that is impossible to every source
-            if _ends_all(error):
-                raise
-            return Answer(error=error.message)
-        seed = (self.job.sampling.seed or 0) + case.index
-        request = Request(
-            members=voice.members,
-            rule=voice.rule,
-            draw_rule=voice.draw_rule,
-            sampling=dataclasses.replace(self.job.sampling, seed=seed),
-            priority="background",
-            label=served.preset or "",
-            path=served.path,
-            mode=served.mode,
-        )
-        tokens: list[int] = []
-        async for output in self._stream(request):
-            if output.finish_reason == "error":
-                return Answer(error=output.error or "the engine gave up")
-            first = first or time.monotonic()
-            text += output.text
-            tokens += [token.token_id for token in output.tokens]
-            self._events.put_nowait(Piece(case.index, candidate, output.text, output.finish_reason))
-        return Answer(
-            text=text,
-            token_ids=tuple(tokens),
-            finish_reason=output.finish_reason,
-            seconds=time.monotonic() - started,
-            seconds_to_first=(first or started) - started,
-            num_rows=len(voice.members),
-            kv_bytes=self._kv_bytes(voice, len(tokens)),
-        )
-
-    def _kv_bytes(self, voice: Voice, num_tokens: int) -> int:
-        """What an answer holds at its end. Blocks that several rows share are counted for each."""
-        config = self.engine.config
-        lengths = (len(member.prompt) + num_tokens for member in voice.members)
-        return config.block_bytes * sum(-(-length // config.block_size) for length in lengths)
 
     # Readings
 
@@ -221,9 +155,9 @@ class Run:
         voices: dict[int, Voice] = {}
         for number in sorted(plan.voices):
             try:
-                voices[number] = await self._voice(served[number].served, case)
+                voices[number] = await self.background.voice(served[number].served, case)
             except ServiceError as error:
-                if _ends_all(error):
+                if ends_all(error):
                     raise
                 self._could_not_read(case, served[number], error.message)
         if not voices:
@@ -240,48 +174,29 @@ class Run:
             priority="background",
             path="ensemble" if len(members) > 1 else "base",
         )
-        async for output in self._stream(request):
-            if output.finish_reason == "error":
-                what = f"prompt {case.index}: a text could not be read: {output.error}"
-                self._errors.append(what)
-                return
+        if (why := await self._failure(request)) is not None:
+            self._errors.append(f"prompt {case.index}: a text could not be read: {why}")
+            return
         reading = reader.reading()
         self._readings[case.index][text] = reading
         for voice, what in reading.errors.items():
             self._could_not_read(case, served[voice], what)
 
+    async def _failure(self, request: Request) -> str | None:
+        """Run a request that generates nothing; why it failed, if it did."""
+        try:
+            async for output in self.background.outputs(request):
+                if output.finish_reason == "error":
+                    return output.error or "the engine gave up"
+        except ServiceError as error:
+            if ends_all(error):
+                raise
+            return error.message
+        return None
+
     def _could_not_read(self, case: Case, who: Candidate | Probe, why: str) -> None:
         self._errors.append(f"prompt {case.index}: {who.name} could not read a text: {why}")
-
-    # Both
-
-    async def _voice(self, served: Served, case: Case) -> Voice:
-        """A voice; weights that the prompt chooses take a place in the engine's queue."""
-        while True:
-            try:
-                return await self.voices(served, case)
-            except QueueFullError:
-                await asyncio.sleep(QUEUE_PAUSE)
-
-    async def _stream(self, request: Request) -> AsyncIterator[Output]:
-        """The outputs of a request; it is cancelled when nobody listens any more."""
-        while True:
-            try:
-                (stream,) = self.engine.submit([request])
-                break
-            except QueueFullError:
-                await asyncio.sleep(QUEUE_PAUSE)
-        try:
-            async for output in stream:
-                yield output
-        finally:
-            stream.cancel()
 
     def _note(self, phase: Phase, total: int, step: int = 1) -> None:
         self._done[phase] = self._done.get(phase, 0) + step
         self._events.put_nowait(Progress(phase, self._done[phase], total))
-
-
-def _ends_all(error: ServiceError) -> bool:
-    """Whether nothing more can be asked of the server: it shuts down, or its engine has failed."""
-    return isinstance(error, UnavailableError) and error.code not in VOICE_CODES

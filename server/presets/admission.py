@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 
 from merging.plan import Plan
 from merging.variant import VariantPlan
@@ -30,6 +31,16 @@ class Admission:
         shortage = self._shelf.shortage(plan.digest, need, _digests(replacing))
         if shortage is not None:
             raise BuildError([shortage])
+
+    def check_all(self, plans: Sequence[VariantPlan], replacing: Sequence[Plan]) -> None:
+        """BuildError if variants can never be kept together. Called with the lock."""
+        needs = [self.need(plan) for plan in plans]
+        need = Need(sum(need.weights for need in needs), sum(need.kv for need in needs))
+        first, *rest = (plan.digest for plan in plans)
+        replaced = [digest for plan in replacing for digest in _digests(plan)]
+        shortage = self._shelf.shortage(first, need, [*rest, *replaced])
+        if shortage is not None:
+            raise BuildError([f"its {len(plans)} members run together: {shortage}"])
 
     def wait(
         self, plan: VariantPlan, replacing: Plan | None, need: Need, closing: threading.Event

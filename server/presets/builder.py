@@ -44,8 +44,9 @@ class Builder:
             return
         try:
             old = None if preset.serving is None else preset.serving.merge
-            served = self._published.snapshot.weights_of(stored.record.document, plan)
-            self._variants.check_all(served)
+            snapshot = self._published.snapshot
+            served = snapshot.weights_of(stored.record.document, plan)
+            self._variants.check_all(served, snapshot.weights_now(preset))
             with ExitStack() as stack:
                 for each in served:
                     stack.enter_context(self._variants.holding(each, old))

@@ -91,10 +91,13 @@ class Catalog:
             store, self._registry, self._planner, revisions_kept=revisions_kept
         )
         self._reader = Reader(self._published, self._kept, self._variants, Interference(resident))
-        self._caller = Caller(Resolver(self._planner, self._kept, policy), self._variants, patience)
+        resolver = Resolver(self._planner, self._kept, policy)
+        self._caller = Caller(resolver, self._variants, patience)
         self._models = ModelList(base, self._kept, policy, created=int(now().timestamp()))
         shared = (self._planner, self._published, self._variants, observer)
-        self._presets = PresetEditor(store, *shared, self._builder, revisions_kept=revisions_kept)
+        self._presets = PresetEditor(
+            store, *shared, self._builder, resolver.members, revisions_kept=revisions_kept
+        )
         self._sources = SourceEditor(store, self._registry, *shared, revisions_kept=revisions_kept)
         self.mergekit = MergekitForm(self._origins, self._published)
 
@@ -177,6 +180,10 @@ class Catalog:
     def begin(self, model: str, overrides: Overrides | None = None) -> Future[Served]:
         """The same without waiting: done already, unless weights have to be built."""
         return self._caller.begin(self._snapshot, model, overrides or Overrides())
+
+    def is_quick(self, model: str) -> bool:
+        """Whether `begin` reads nothing from the database, so that it may run on an event loop."""
+        return "@" not in model and not self._snapshot.runs_revisions(model)
 
     def other_mode(self, served: Served) -> Served | None:
         """What a request was pinned to, in the preset's other mode; None unless that revision still

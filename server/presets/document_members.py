@@ -1,35 +1,48 @@
 """What an ensemble in a document may name as its members, so that a revision stays what it is."""
 
-from collections.abc import Mapping
-
+from merging.plan import Plan
 from merging.recipe import BASE
-from server.errors import InvalidRequestError, NotFoundError
+from server.errors import InvalidRequestError, NotFoundError, ServiceError
 from server.presets.document import PresetDocument
+from server.presets.member_finder import MemberFinder
 from server.presets.names import parse_model_string
 from server.presets.planner import used_sources
-from server.presets.snapshot import Preset
+from server.presets.snapshot import Snapshot
 
 
-def check_members(document: PresetDocument, presets: Mapping[str, Preset]) -> None:
-    """InvalidRequestError unless every member is the base, a source of the recipe, or a revision
-    of another preset: what else a name stands for may change, and the revision would not.
+def member_plans(
+    document: PresetDocument, snapshot: Snapshot, finder: MemberFinder
+) -> tuple[Plan, ...]:
+    """The plans of the members beside the base and the recipe's sources: revisions of presets.
+
+    InvalidRequestError for a member that is none of these, since what else a name stands for may
+    change, and the revision would not; the error of calling it for a revision that cannot be called
+    as a merge.
     """
+    plans = []
     for name, member in document.ensemble.members.items():
         model = member.model or name
         if model == BASE or model in used_sources(document):
             continue
         field = f"ensemble.members.{name}.model"
         try:
-            parsed = parse_model_string(model)
+            _check_revision(model, snapshot)
+            plans.append(finder.find(snapshot, model, by_request=False))
         except NotFoundError as error:
             raise InvalidRequestError(f"{field}: {error.message}", param=field) from error
-        if parsed.revision is None:
-            raise InvalidRequestError(
-                f"{field}: {model!r} is neither base, nor a source of the preset, nor PRESET@N, a "
-                "revision of another preset: a source goes into sources, with a weight of 0 if the "
-                "merge is to be without it",
-                param=field,
-            )
-        preset = presets.get(parsed.name)
-        if preset is None or parsed.revision > preset.record.revision:
-            raise InvalidRequestError(f"{field}: there is no {model!r}", param=field)
+        except ServiceError as error:
+            error.message, error.param = f"{field}: {error.message}", field
+            raise
+    return tuple(plans)
+
+
+def _check_revision(model: str, snapshot: Snapshot) -> None:
+    parsed = parse_model_string(model)
+    if parsed.revision is None:
+        raise InvalidRequestError(
+            f"{model!r} is neither base, nor a source of the preset, nor PRESET@N, a revision of "
+            "another preset: a source goes into sources, with a weight of 0 if the merge is to be "
+            "without it"
+        )
+    if parsed.name not in snapshot.presets:
+        raise InvalidRequestError(f"there is no {model!r}")

@@ -30,7 +30,7 @@ class MemberFinder:
 
         def find(name: str, model: str) -> Plan:
             try:
-                return self._find(snapshot, model, by_request=name in asked)
+                return self.find(snapshot, model, by_request=name in asked)
             except NotFoundError as error:
                 raise InvalidRequestError(
                     f"members.{name}.model: {error.message}", param="members"
@@ -38,7 +38,10 @@ class MemberFinder:
 
         return find
 
-    def _find(self, snapshot: Snapshot, model: str, *, by_request: bool) -> Plan:
+    def find(self, snapshot: Snapshot, model: str, *, by_request: bool) -> Plan:
+        """The plan of one model. NotFoundError if there is none, InvalidRequestError for an
+        ensemble; the error of calling it where that is not possible.
+        """
         if is_base(model, self._base):
             return self._base_plan
         parsed = parse_model_string(model)

@@ -8,8 +8,9 @@ from server.errors import ServiceError
 from server.presets.builder import Builder
 from server.presets.changes import Change, existing, is_current
 from server.presets.document import PresetDocument
-from server.presets.document_members import check_members
+from server.presets.document_members import member_plans
 from server.presets.editing import Observation, check_conditions, cleaned
+from server.presets.member_finder import MemberFinder
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
@@ -42,6 +43,7 @@ class PresetEditor:
         variants: Variants,
         observer: CatalogObserver,
         builder: Builder,
+        members: MemberFinder,
         *,
         revisions_kept: int,
     ) -> None:
@@ -50,6 +52,7 @@ class PresetEditor:
         self._published = published
         self._observer = observer
         self._builder = builder
+        self._members = members
         self._variants = variants
         self._turns = Turns()
         self._revisions_kept = revisions_kept
@@ -82,11 +85,9 @@ class PresetEditor:
             record = self._finish(current) if edit.wait else current.record
             return EditResult(record, created=False, changed=False)
         with phases.timed("plan"):
-            check_members(document, snapshot.presets)
-            plan = self._planner.plan_document(document, snapshot.sources)
+            plan, served = self._planned(document, snapshot)
         old = _serving_plan(current)
-        served = snapshot.weights_of(document, plan)
-        self._variants.check_all(served)
+        self._variants.check_all(served, snapshot.weights_now(current))
         with ExitStack() as stack:
             for each in served:
                 if each.variant is not None and edit.wait:
@@ -122,7 +123,7 @@ class PresetEditor:
         snapshot, document = self._published.snapshot, current.record.document
         plan = self._planner.plan_document(document, snapshot.sources)
         served = snapshot.weights_of(document, plan)
-        self._variants.check_all(served)
+        self._variants.check_all(served, snapshot.weights_now(current))
         with ExitStack() as stack:
             for each in served:
                 stack.enter_context(self._variants.holding(each, _serving_plan(current)))
@@ -149,10 +150,8 @@ class PresetEditor:
         check_conditions(edit, name, None if current is None else current.record.revision)
         if current is None:
             self._published.check_free(name, kind="preset")
-        check_members(document, snapshot.presets)
-        plan = self._planner.plan_document(document, snapshot.sources)
-        served = snapshot.weights_of(document, plan)
-        self._variants.check_all(served)
+        plan, served = self._planned(document, snapshot)
+        self._variants.check_all(served, snapshot.weights_now(current))
         for each in served:
             self._variants.check(each, _serving_plan(current))
         if current is not None and is_current(document, current):
@@ -170,6 +169,15 @@ class PresetEditor:
         check_conditions(edit, name, None)
         self._published.check_free(name, kind="preset")
         return document
+
+    def _planned(
+        self, document: PresetDocument, snapshot: Snapshot
+    ) -> tuple[Plan, tuple[Plan, ...]]:
+        """The plan of a document's recipe, and the plans of all weights that it serves."""
+        members = member_plans(document, snapshot, self._members)
+        plan = self._planner.plan_document(document, snapshot.sources)
+        served = snapshot.weights_of(document, plan)
+        return plan, (*served, *members) if document.mode == "ensemble" else served
 
     def _commit(self, stored: StoredRevision, current: Preset | None) -> None:
         with self._store.writing() as writer:

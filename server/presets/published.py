@@ -85,13 +85,11 @@ def _variants_of(snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
 
 def _pinned(snapshot: Snapshot) -> list[VariantPlan]:
     """The plan of every pinned variant."""
-    serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
-    documents = [(each.stored.record.document, each.plan) for each in serving]
     pinned = [
-        each.variant
-        for document, plan in documents
-        if document.pinned
-        for each in snapshot.weights_of(document, plan)
+        plan.variant
+        for preset in snapshot.presets.values()
+        if preset.serving is not None and preset.serving.stored.record.document.pinned
+        for plan in snapshot.weights_now(preset)
     ]
     return [variant for variant in pinned if variant is not None]
 

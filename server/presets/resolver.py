@@ -40,7 +40,7 @@ class Resolver:
         self._planner = planner
         self._kept = kept
         self._permissions = Permissions(policy)
-        self._members = MemberFinder(planner.base, kept, self._permissions)
+        self.members = MemberFinder(planner.base, kept, self._permissions)
         self._base_plan = base_plan(planner.base)
         self._ensembles = EnsemblePlanner(planner)
 
@@ -149,7 +149,7 @@ class Resolver:
         given: Mapping[str, float] = {}
         if overrides.weights:
             plan, given = self._weighted(document, settings, plan, overrides.weights)
-        find = self._members.finder(snapshot, overrides.members)
+        find = self.members.finder(snapshot, overrides.members)
         return self._ensembles.plan(settings, plan, document.base_model, find, given)
 
     def _weighted(
@@ -216,7 +216,7 @@ class Resolver:
         settings = overridden(EnsembleSettings(), overrides)
         given = overrides.weights or {}
         check_known(given, settings.members, "the ensemble has no member")
-        find = self._members.finder(snapshot, settings.members)
+        find = self.members.finder(snapshot, settings.members)
         ensemble = self._ensembles.plan(settings, self._base_plan, BASE, find, given)
         return replace(resolved, mode="ensemble", ensemble=ensemble)
 
@@ -245,7 +245,7 @@ class Resolver:
         resolved = Resolved(model, plan)
         if is_ensemble:
             settings = overridden(EnsembleSettings(), overrides)
-            find = self._members.finder(snapshot, settings.members)
+            find = self.members.finder(snapshot, settings.members)
             base_model = recipe.get("base_model", BASE)
             own = self._ensembles.plan(
                 settings, plan, base_model if isinstance(base_model, str) else None, find

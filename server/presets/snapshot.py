@@ -62,6 +62,22 @@ class Snapshot:
         sources = [self.sources[name] for name in sorted(plan.sources) if name in self.sources]
         return tuple(source.plan for source in sources if source.plan is not None)
 
+    def weights_now(self, preset: Preset | None) -> tuple[Plan, ...]:
+        """The same of what requests for a preset get now, if anything."""
+        if preset is None or preset.serving is None:
+            return ()
+        return self.weights_of(preset.serving.stored.record.document, preset.serving.plan)
+
+    def runs_revisions(self, model: str) -> bool:
+        """Whether a model string names a preset whose ensemble has revisions of others as members:
+        older ones are in the database.
+        """
+        preset = self.presets.get(model.partition(":")[0])
+        if preset is None or preset.serving is None:
+            return False
+        members = preset.serving.stored.record.document.ensemble.members.values()
+        return any("@" in (member.model or "") for member in members)
+
     def presets_using(self, source: str) -> list[Preset]:
         """The presets whose newest revision uses a source, by name."""
         names = sorted(self.presets)

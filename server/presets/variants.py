@@ -70,20 +70,15 @@ class Variants:
                 raise BuildError(reasons)
             return self._start(wanted, is_waiting=is_waiting)
 
-    def check_all(self, plans: Sequence[Plan]) -> None:
-        """BuildError if the variants that one request runs together cannot be kept together."""
+    def check_all(self, plans: Sequence[Plan], replacing: Sequence[Plan] = ()) -> None:
+        """BuildError if the variants that one request runs together can never be kept together,
+        beside the pinned ones but those of the plans that they replace.
+        """
         wanted = {plan.variant.digest: plan.variant for plan in plans if plan.variant is not None}
         if len(wanted) < 2:
             return  # one is checked when it is built
-        needed = sum(variant.num_bytes for variant in wanted.values())
-        if needed > self._shelf.budget:
-            raise BuildError(
-                [
-                    f"the weights of its {len(wanted)} members need {needed / 2**20:,.1f} MiB "
-                    f"together, and merged weights may take {self._shelf.budget / 2**20:,.1f} MiB "
-                    "in all (--variant-memory)"
-                ]
-            )
+        with self._lock:
+            self._admission.check_all(list(wanted.values()), replacing)
 
     @contextmanager
     def holding(self, plan: Plan, replacing: Plan | None = None) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Scorers judge answers as people would, and refuse references that they cannot judge by."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
@@ -107,6 +108,18 @@ def test_a_pattern_that_backtracks_for_ever_is_stopped() -> None:
     with pytest.raises(ScorerError, match=r"'\(x\+x\+\)\+y' took more than 0.2 s on an answer"):
         score("regex", "x" * 50_000, "(x+x+)+y")
     assert time.perf_counter() - start < 5
+
+
+def test_other_threads_run_while_a_pattern_is_searched() -> None:
+    """A pattern that takes its fifth of a second stops nobody's stream meanwhile."""
+    with ThreadPoolExecutor(1) as executor:
+        search = executor.submit(score, "regex", "x" * 50_000, "(x+x+)+y")
+        num_turns = 0
+        while not search.done():
+            time.sleep(0.001)
+            num_turns += 1
+    assert num_turns > 10
+    assert search.exception() is not None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from peft import PeftModel
 from server.app import create_app
 from server.settings import Settings
 from tests.adapters import save_adapter
-from tests.ensembles import Logits, combine, greedy, model_logits
+from tests.ensembles import Logits, combine, greedy, model_logits, prompt_log_likelihood
 from tests.models import save_tiny_model, tiny_model
 from tests.server.api.scripted import Harness, ids, running, sse_events, tokenizer
 
@@ -166,11 +166,18 @@ def test_every_source_is_left_out_of_merge_and_ensemble(found: dict) -> None:
     assert all(e["gap"] is not None for e in found["blame"]["effects"] if e["candidate"] == 3)
 
 
-def test_the_route_takes_the_likeliest_source(found: dict) -> None:
-    """Each of its answers is one of the sources'."""
-    for shown in found["prompts"]:
-        texts = {shown["answers"][index]["text"] for index in (1, 2)}
-        assert shown["answers"][5]["text"] in texts
+def test_the_route_takes_the_likeliest_source(found: dict, models: Mapping[str, Logits]) -> None:
+    """For each prompt the source under which its mean log-likelihood is highest: not the same one
+    for all prompts, and the sources' answers differ.
+    """
+    likeliest = []
+    for prompt, shown in zip(PROMPTS, found["prompts"], strict=True):
+        scores = [prompt_log_likelihood(models[name], ids(prompt)) for name in ADAPTERS]
+        likeliest.append(int(np.argmax(scores)))
+        answers = [shown["answers"][index]["text"] for index in (1, 2)]
+        assert answers[0] != answers[1]
+        assert shown["answers"][5]["text"] == answers[likeliest[-1]]
+    assert set(likeliest) == {0, 1}
 
 
 def test_a_source_that_overflows_fails_alone(api: Harness) -> None:

@@ -15,7 +15,7 @@ from peft import PeftModel
 from server.app import create_app
 from server.settings import Settings
 from tests.adapters import save_adapter
-from tests.ensembles import Logits, greedy, model_logits
+from tests.ensembles import Logits, greedy, model_logits, prompt_log_likelihood
 from tests.models import save_tiny_model, tiny_model
 from tests.server.api.scripted import Harness, ids, running, sse_events
 
@@ -391,7 +391,7 @@ def test_weights_from_the_prompt(api, models):
     both modes, and the answer carries the weights; with them given it is the same answer.
     """
     create(api, {"math": 0.5, "code": 0.4, "sql": 0.3})
-    scores = {name: mean_log_prob(models[name]) for name in ADAPTERS}
+    scores = {name: prompt_log_likelihood(models[name], PROMPT) for name in ADAPTERS}
     total = sum(2.718281828459045 ** (score / 0.5) for score in scores.values())
     expected = {n: 2.718281828459045 ** (score / 0.5) / total for n, score in scores.items()}
     for mode in ("ensemble", "merge"):
@@ -405,23 +405,14 @@ def test_weights_from_the_prompt(api, models):
         assert answer["mergeserve"]["revision"] == same["mergeserve"]["revision"]
 
 
-def mean_log_prob(model: Logits) -> float:
-    found = [
-        torch.from_numpy(model(PROMPT[:end])).log_softmax(-1)[PROMPT[end]].item()
-        for end in range(1, len(PROMPT))
-    ]
-    return sum(found) / len(found)
-
-
 @pytest.mark.parametrize("mode", ["merge", "ensemble"])
 def test_routing(api, models, mode):
     """auto:route runs the source that predicts the prompt best, alone, and reads little twice."""
     create(api, {"math": 0.5, "code": 0.4, "ft1": 0.3})
-    best = max(("math", "code", "ft1"), key=lambda name: mean_log_prob(models[name]))
+    scores = {n: prompt_log_likelihood(models[n], PROMPT) for n in ("math", "code", "ft1")}
+    best = max(scores, key=scores.__getitem__)
     answer = ask(api, mergeserve={"weights": "auto:route", "mode": mode})
-    assert answer["mergeserve"]["weights"] == {
-        name: float(name == best) for name in ("math", "code", "ft1")
-    }
+    assert answer["mergeserve"]["weights"] == {name: float(name == best) for name in scores}
     alone = ask(api, best)
     assert text(answer) == text(alone)
     assert answer["mergeserve"]["digest"] == alone["mergeserve"]["digest"]

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 import threading
+from collections.abc import Sequence
 
 import httpx
 import pytest
@@ -17,9 +18,16 @@ from server.api.service import Service
 from server.compare.candidate import Voice
 from server.compare.case import Case
 from server.compare.findings import Findings
+from server.engine.async_engine import Stream
 from server.engine.request import Output, Request
 from server.engine.tokenizer import Tokenizer
-from server.errors import QueueFullError, ServiceError, UnavailableError, UnprocessableError
+from server.errors import (
+    InvalidRequestError,
+    QueueFullError,
+    ServiceError,
+    UnavailableError,
+    UnprocessableError,
+)
 from server.presets.served import Overrides, Served
 from tests.server.api.conftest import StartApp
 from tests.server.api.live import listening, wait_until
@@ -183,6 +191,42 @@ def test_a_preset_is_compared_with_its_parts(api: Harness) -> None:
     assert found["candidates"][found["subject"]]["name"] == "merge"
 
 
+PREVIOUS = [
+    ({"ensemble": {"rule": "linear_pool"}}, 2),
+    ({"ensemble": {"temperature_order": "before"}}, 2),
+    ({"ensemble": {"plausibility_alpha": 0.5}}, 2),
+    ({"ensemble": {"members": {"math": {"prompt": "be brief"}}}}, 2),
+    ({"ensemble": {"members": {"math": {"weight": 2.0}}}}, 2),
+    ({"sources": {"math": {"weight": 0.7}}}, 2),
+    ({"mode": "merge"}, 2),
+    ({"description": "better"}, 1),
+    ({"defaults": {"temperature": 0.5}}, 1),
+]
+
+
+@pytest.mark.parametrize(("change", "previous"), PREVIOUS, ids=[str(c) for c, _ in PREVIOUS])
+def test_the_previous_revision_is_the_last_that_answers_otherwise(
+    api: Harness, change: dict[str, object], previous: int
+) -> None:
+    """Whatever of an ensemble changed: its rule, its members, what they read. Words about it, and
+    sampling, which is the comparison's own, are no difference.
+    """
+    two_sources(api, mode="ensemble", ensemble={"rule": "log_pool"})
+    response = api.request("PATCH", "/v1/presets/tutor", json=change)
+    assert response.json()["revision"] == 3, response.text
+    lineup = prepared(api, candidates=None, model="tutor").lineup
+    found = [candidate.name for candidate in lineup.candidates if candidate.role == "previous"]
+    assert found == [f"tutor@{previous}"], lineup.notes
+
+
+def test_the_rule_of_an_ensemble_is_nothing_to_a_preset_that_is_merged(api: Harness) -> None:
+    """Its previous revision is the last with other weights."""
+    two_sources(api)
+    api.request("PATCH", "/v1/presets/tutor", json={"ensemble": {"rule": "log_pool"}})
+    lineup = prepared(api, candidates=None, model="tutor").lineup
+    assert [c.name for c in lineup.candidates if c.role == "previous"] == ["tutor@1"]
+
+
 def test_sources_are_left_out_to_find_the_one_to_blame(api: Harness) -> None:
     """Each source of the merge, by the change of the loss, on every tag and over all."""
     api.request("PATCH", "/v1/presets/tutor", json={"sources": {"code": {"weight": 0.5}}})
@@ -326,6 +370,33 @@ def test_a_reading_that_fails_is_told(api: Harness) -> None:
     assert found["verdict"] is None
 
 
+@pytest.mark.parametrize("refuses_readings", [False, True])
+def test_what_the_engine_refuses_is_told_and_the_rest_goes_on(
+    api: Harness, refuses_readings: bool
+) -> None:
+    """An answer, or a text that is to be read, of one prompt: the other prompt has all."""
+    engine, submit = api.engine, api.engine.submit
+
+    def refusing(requests: Sequence[Request]) -> list[Stream]:
+        (request,) = requests
+        is_first = request.members[0].prompt[: len(ids("one"))] == ids("one")
+        is_asked = refuses_readings or request.members[0].name == "base"
+        if is_first and is_asked and (request.reader is not None) == refuses_readings:
+            raise InvalidRequestError("too many rows")
+        return submit(requests)
+
+    engine.submit = refusing  # type: ignore[method-assign]
+    found = result(api)
+    if refuses_readings:
+        words = "prompt 0: a text could not be read: too many rows"
+        assert set(found["errors"]) == {words}
+    else:
+        assert found["errors"] == ["prompt 0: base gave no answer: too many rows"]
+        assert found["prompts"][0]["answers"][1]["error"] == "too many rows"
+    assert found["prompts"][1]["positions"]
+    assert [answer["text"] for answer in found["prompts"][1]["answers"]] == ["yes", "no"]
+
+
 def prepared(api: Harness, **fields: object) -> Comparison:
     """A comparison of one prompt that is ready to run."""
     given = {"prompts": ["a"], **PAIR, **fields}
@@ -403,14 +474,14 @@ def test_a_voice_that_cannot_be_had_for_reading_is_left_out(
     async def run() -> Findings:
         body = CompareBody.model_validate({"prompts": ["a"], "candidates": ["base", "tutor"]})
         run = (await prepare(api.app.state.lifecycle.service, body)).run
-        voices, (twin, *_) = run.voices, run.job.probes
+        voices, (twin, *_) = run.background.voices, run.job.probes
 
         async def but_the_twin_s(served: Served, case: Case) -> Voice:
             if served is twin.served:
                 raise error
             return await voices(served, case)
 
-        run.voices = but_the_twin_s
+        run.background = dataclasses.replace(run.background, voices=but_the_twin_s)
         return await run.finish()
 
     found: Findings = api._portal.call(run)  # type: ignore[attr-defined]
@@ -598,6 +669,41 @@ def test_more_rows_than_there_are_is_refused(start: StartApp) -> None:
     message = refused(api, candidates=many)
     assert "9 candidates read a text in 9 rows at once, and this server has 8" in message
     assert "--max-rows" in message
+
+
+BY_PERPLEXITY = {"weights": "auto:prompt_perplexity"}
+BY_ROUTE = {"weights": "auto:route"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "candidates", "num_rows"),
+    [
+        ({}, ["tutor", ("tutor", BY_PERPLEXITY)], 2),
+        ({}, ["tutor", ("tutor", BY_ROUTE)], 2),
+        ({}, ["tutor", ("tutor", BY_ROUTE), ("tutor:ensemble", BY_ROUTE)], 2),
+        ({}, ["math", "code", ("tutor", BY_ROUTE)], 2),
+        ({"code": 0.0}, ["tutor:ensemble", ("tutor:ensemble", BY_PERPLEXITY)], 3),
+        ({"math": 1.0, "code": 0.0}, ["math", ("tutor:ensemble", BY_PERPLEXITY)], 2),
+        ({}, ["tutor:ensemble", ("tutor:ensemble", BY_PERPLEXITY)], 2),
+    ],
+)
+def test_rows_of_weights_that_the_prompt_chooses_are_counted(
+    start: StartApp, weights: dict[str, float], candidates: list, num_rows: int
+) -> None:
+    """As many as a prompt may need at most: what stands for them elsewhere may run fewer."""
+    bodies = [
+        {"model": c[0], "mergeserve": c[1]} if isinstance(c, tuple) else c for c in candidates
+    ]
+    sources = {name: {"weight": weight} for name, weight in weights.items()}
+    for max_rows in (num_rows, num_rows - 1):
+        api = start(config=dataclasses.replace(CONFIG, max_rows=max_rows))
+        two_sources(api)
+        api.request("PATCH", "/v1/presets/tutor", json={"sources": sources})
+        if max_rows == num_rows:
+            api.engine.script = compares({})
+            assert result(api, candidates=bodies)["errors"] == []
+        else:
+            assert f"read a text in {num_rows} rows at once" in refused(api, candidates=bodies)
 
 
 def test_more_positions_than_memory_holds_are_refused(

@@ -1,11 +1,13 @@
 """What the routes hand to the engine for an ensemble."""
 
 import dataclasses
+import threading
 
 import pytest
 
 from tests.server.api.conftest import StartApp
 from tests.server.api.scripted import CONFIG, Harness, ids
+from tests.server.presets.tiny import World, reading_threads
 
 
 def test_the_engine_gets_members_by_name_and_a_rule(api: Harness) -> None:
@@ -43,6 +45,25 @@ def test_a_conversation_without_a_limit_fits_the_kv_cache(start: StartApp) -> No
         assert api.chat("hi", model=model).status_code == 200
         request = api.engine.requests[-1]
         assert request.sampling.max_tokens == room - len(request.members[0].prompt)
+
+
+@pytest.mark.parametrize(("mode", "model"), [("ensemble", "mixed"), ("merge", "mixed:ensemble")])
+def test_members_that_are_old_revisions_leave_the_event_loop_alone(
+    api: Harness, world: World, mode: str, model: str
+) -> None:
+    """They are read from the database on another thread than that of everybody's streams, however
+    plainly the ensemble is asked for.
+    """
+    members = {"old": {"model": "tutor@1", "weight": 0.5}}
+    document = {"name": "mixed", "sources": {"code": {"weight": 0.5}}, "mode": mode}
+    created = api.post("/v1/presets", {**document, "ensemble": {"members": members}})
+    assert created.status_code == 201, created.text
+    api.request("PATCH", "/v1/presets/tutor", json={"sources": {"math": {"weight": 0.9}}})
+    threads = reading_threads(world.catalog)
+    assert api.complete(model=model).status_code == 200
+    assert [member.name for member in api.engine.requests[0].members] == ["code", "old"]
+    assert threads
+    assert api._portal.call(threading.get_ident) not in threads  # type: ignore[attr-defined]
 
 
 def test_rules_are_listed_with_the_methods(api: Harness) -> None:

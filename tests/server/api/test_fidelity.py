@@ -1,6 +1,7 @@
 """Answers are scored by the preset's other mode, in the background, or dropped and counted."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -9,15 +10,16 @@ from functools import wraps
 import pytest
 import torch
 
-from server.api.fidelity import MAX_PENDING, AgreementReader, Fidelity, Side
+from server.api.fidelity import MAX_PENDING, AgreementReader, Fidelity
 from server.api.prompts import EncodedPrompt
+from server.compare.text_reader import Listener
 from server.engine.async_engine import Stream
 from server.engine.request import Output
 from server.presets.catalog import Edit
 from server.presets.served import Overrides, Served
 from tests.server.api.scripted import Harness, ScriptedEngine, ids, silent
 from tests.server.api.tiny_server import tiny_server
-from tests.server.presets.tiny import World, preset
+from tests.server.presets.tiny import World, preset, reading_threads
 
 MEASURES = ("agreement_ratio", "overlap_ratio", "divergence_nats")
 SOURCES = {"math": {"weight": 0.7}, "code": {"weight": 0.5}}
@@ -115,7 +117,7 @@ def test_the_reader_measures_what_it_says() -> None:
     """Against a direct computation, in two pieces: shares of best tokens, overlap, divergence."""
     torch.manual_seed(0)
     logits = torch.randn(2, 7, 50)
-    reader = AgreementReader(Side((0,), None), Side((1, 0), lambda rows: rows.mean(dim=0)))
+    reader = AgreementReader(Listener((0,)), Listener((1, 0), lambda rows: rows.mean(dim=0)))
     reader(0, logits[:, :4])
     reader(4, logits[:, 4:])
     p, q = logits[0].softmax(-1), logits.mean(dim=0).softmax(-1)
@@ -155,9 +157,22 @@ class Stage:
         self.fidelity = Fidelity(self.engine, self.catalog, self.seen, 0.25, lambda: 0.2)  # type: ignore[arg-type]
         self.served = self.catalog.resolve("tutor")
 
-    def offer(self, served: Served | None = None, answer: str = "yes") -> None:
-        """Offer an answer."""
+    async def offer(self, served: Served | None = None, answer: str = "yes") -> None:
+        """Offer an answer, and wait until it was dropped or is being read."""
+        before = self._progress
         self.fidelity.offer(served or self.served, EncodedPrompt(ids("hello")), ids(answer))
+        while self._progress == before:
+            await asyncio.sleep(0.002)
+
+    async def close(self) -> None:
+        """Give up what is pending."""
+        pending = list(self.fidelity._pending)
+        self.fidelity.close()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+    @property
+    def _progress(self) -> tuple[int, int]:
+        return len(self.seen.dropped), len(self.engine.requests)
 
 
 @pytest.fixture
@@ -170,13 +185,13 @@ async def test_an_answer_is_one_background_group_of_both_modes(stage: Stage) -> 
     """The group has the rows of both modes, reads the answer and nothing else, and is of background
     priority.
     """
-    stage.offer()
+    await stage.offer()
     (request,) = stage.engine.requests
     assert request.priority == "background"
     assert request.num_read == 3
     assert len({member.weights.digest for member in request.members}) == len(request.members) >= 2
     assert all(member.prompt == ids("helloyes") for member in request.members)
-    stage.fidelity.close()
+    await stage.close()
 
 
 @in_loop
@@ -185,11 +200,11 @@ async def test_what_there_is_no_room_for_is_dropped_and_counted(stage: Stage) ->
     with the reason.
     """
     for _ in range(MAX_PENDING + 2):
-        stage.offer()
+        await stage.offer()
     assert stage.seen.dropped == ["queue_full"] * 2
     assert len(stage.engine.requests) == MAX_PENDING
-    stage.fidelity.close()
-    stage.offer()
+    await stage.close()
+    await stage.offer()
     assert stage.seen.dropped[2:] == ["closed"]
     assert stage.engine.cancelled == set(range(MAX_PENDING))
 
@@ -198,7 +213,7 @@ async def test_what_there_is_no_room_for_is_dropped_and_counted(stage: Stage) ->
 async def test_under_live_load_nothing_is_scored(stage: Stage) -> None:
     """When live requests wait for rows, a sampled answer is dropped at once."""
     stage.engine.streams = [Stream(lambda _: None) for _ in range(stage.engine.config.max_rows + 1)]
-    stage.offer()
+    await stage.offer()
     assert stage.seen.dropped == ["busy"]
     assert stage.engine.requests == []
 
@@ -206,9 +221,9 @@ async def test_under_live_load_nothing_is_scored(stage: Stage) -> None:
 @in_loop
 async def test_a_revision_that_no_longer_serves_is_dropped(stage: Stage) -> None:
     """An answer of an older revision says nothing of the current one."""
-    stage.offer(replace(stage.served, revision=0))
-    stage.offer(replace(stage.served, preset="gone"))
-    stage.offer(answer="")
+    await stage.offer(replace(stage.served, revision=0))
+    await stage.offer(replace(stage.served, preset="gone"))
+    await stage.offer(answer="")
     assert stage.seen.dropped == ["not_at_hand", "not_at_hand", "empty"]
 
 
@@ -220,16 +235,30 @@ async def test_prompts_of_their_own_are_not_compared(stage: Stage) -> None:
     for system in ("Be brief.", ""):
         document = preset("own", ensemble={"members": {"math": {"system": system}}})
         stage.catalog.replace("own", document, edit=Edit())
-        stage.offer(stage.catalog.resolve("own"))
+        await stage.offer(stage.catalog.resolve("own"))
     assert stage.seen.dropped == ["own_prompts"] * 2
     assert stage.engine.requests == []
+
+
+@in_loop
+async def test_members_that_are_old_revisions_are_read_on_another_thread(stage: Stage) -> None:
+    """The other mode may need the database, and the event loop does not wait for it."""
+    members = {"old": {"model": "tutor@1", "weight": 0.5}}
+    stage.catalog.create(preset("mixed", ensemble={"members": members}), edit=Edit())
+    stage.catalog.patch("tutor", {"sources": {"math": {"weight": 0.9}}}, edit=Edit())
+    threads = reading_threads(stage.catalog)
+    await stage.offer(stage.catalog.resolve("mixed"))
+    assert len(stage.engine.requests) == 1
+    assert threads
+    assert threading.get_ident() not in threads
+    await stage.close()
 
 
 @in_loop
 async def test_a_group_that_fails_is_counted(stage: Stage) -> None:
     """NaN in one mode is no measurement."""
     stage.engine.script = lambda request: [Output("", (), finish_reason="error", error="NaN")]
-    stage.offer()
+    await stage.offer()
     for task in list(stage.fidelity._pending):
         await task
     assert (stage.seen.dropped, stage.seen.scored) == (["failed"], [])

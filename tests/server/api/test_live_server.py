@@ -76,6 +76,18 @@ def test_disconnect_inside_a_stream(live: LiveServer) -> None:
     wait_until(lambda: live.engine.cancelled == {0})
 
 
+def test_disconnect_while_the_prompt_is_scored(live: LiveServer) -> None:
+    """When the client goes before its prompt has chosen the weights, the rows that score it are
+    freed at once.
+    """
+    live.engine.script = silent
+    with raw_request(live, mergeserve={"weights": "auto:route"}):
+        wait_until(lambda: len(live.engine.requests) == 1)
+        assert live.engine.requests[0].path == "scoring"
+        assert not live.engine.cancelled
+    wait_until(lambda: live.engine.cancelled == {0})
+
+
 def test_disconnect_while_sending_the_body(live: LiveServer) -> None:
     """A client that goes in the middle of its body disturbs nobody."""
     url = httpx.URL(live.url)

@@ -1,9 +1,11 @@
 """Streams: frames, usage, provenance, and errors before and after the first token."""
 
+import asyncio
 import json
 
 import pytest
 
+from server.engine.request import Output, Request
 from server.errors import QueueFullError
 from tests.server.api.conftest import StartApp
 from tests.server.api.scripted import Harness, breaks, ids, piece, says, silent, sse_events
@@ -174,6 +176,22 @@ def test_request_timeout_inside_a_stream(start: StartApp) -> None:
     api.engine.script = lambda request: [piece("a")]
     assert chunks(api.complete(stream=True).text)[-1]["error"]["code"] == "request_timeout"
     assert api.engine.cancelled == {0}
+
+
+def test_one_timeout_for_all_that_a_request_waits_for(start: StartApp) -> None:
+    """A prompt that chooses its weights is scored and answered within one --request-timeout."""
+    api = start(request_timeout=0.5)
+
+    def late(request: Request) -> list[Output]:
+        outputs = api.engine.emit, len(api.engine.streams) - 1, *says("a")(request)
+        asyncio.get_running_loop().call_later(0.3, *outputs)
+        return []
+
+    api.engine.script = late
+    response = api.complete(model="tutor", mergeserve={"weights": "auto:route"})
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "request_timeout"
+    assert [request.path for request in api.engine.requests] == ["scoring", "blend"]
 
 
 def test_end_cancels_nothing(api: Harness) -> None:

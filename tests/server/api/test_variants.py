@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from server.api.compare import prepare
+from server.api.compare_schemas import CompareBody
 from tests.server.api.live import wait_until
 from tests.server.api.scripted import CONFIG, Harness, ScriptedEngine, make_app, running
 from tests.server.presets.forge import TIES, VariantWorld
@@ -102,6 +104,27 @@ def test_cold_requests_wait(api: Harness, world: VariantWorld) -> None:
     assert api.complete(model="tutor").status_code == 200
     threading.Timer(0.05, world.forge.gate.set).start()
     assert api.complete(model="tutor@1").json()["mergeserve"]["revision"] == 1
+
+
+@pytest.mark.parametrize("is_in_time", [True, False])
+def test_a_comparison_has_the_previous_revision_built(
+    api: Harness, world: VariantWorld, is_in_time: bool
+) -> None:
+    """Its weights went when the next revision served; where they are not there in time it is left
+    out, and that is said.
+    """
+    assert api.complete(model="ft").status_code == 200
+    api.request("PATCH", PATH, json={"sources": {"ft": {"weight": 0.9}}})
+    assert api.get(f"{PATH}?revision=1").json()["state"] == "cold"
+    if not is_in_time:
+        world.forge.gate.clear()
+    body = CompareBody.model_validate({"model": "tutor", "prompts": ["a"]})
+    service = api.app.state.lifecycle.service
+    lineup = api._portal.call(prepare, service, body).lineup  # type: ignore[attr-defined]
+    names = [candidate.name for candidate in lineup.candidates]
+    assert names == ["base", "ft", "merge", "ensemble", *(["tutor@1"] if is_in_time else [])]
+    said = [note for note in lineup.notes if note.startswith("tutor@1 is not compared: ")]
+    assert len(said) == (not is_in_time)
 
 
 def test_tokens_need_no_weights(api: Harness, world: VariantWorld) -> None:

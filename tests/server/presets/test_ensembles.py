@@ -236,7 +236,8 @@ def test_ensembles_that_cannot_be(tutor, model, overrides, words):
         ({"x": {"model": "math2", "weight": 1}}, "neither base, nor a source of the preset"),
         ({"x": {"model": "tutor", "weight": 1}}, "PRESET@N"),
         ({"x": {"model": "nobody@1", "weight": 1}}, "there is no 'nobody@1'"),
-        ({"x": {"model": "tutor@2", "weight": 1}}, "there is no 'tutor@2'"),
+        ({"x": {"model": "tutor@2", "weight": 1}}, "x.model: .*no revision 2: its newest is 1"),
+        ({"x": {"model": "tutor@1:ensemble", "weight": 1}}, "'tutor@1:ensemble' is an ensemble"),
         ({"x": {"model": "a/b", "weight": 1}}, "'a/b' does not exist"),
         ({"x": {"model": "base", "wait": 1}}, "known are model, weight, system, prompt"),
         ({"a b": {"model": "base"}}, "pattern"),
@@ -257,6 +258,16 @@ def test_a_revision_of_a_preset_as_a_member_of_a_document(tutor):
     after = tutor.resolve("other")
     assert after.digest == before.digest
     assert rows(after) == {"math": 0.5, "tutor": 0.5}
+
+
+def test_a_revision_that_is_not_kept_is_no_member(world):
+    """That it was there once is not enough: the edit is refused, not its every request."""
+    catalog = world.open_with_sources(revisions_kept=1)
+    catalog.create(preset(), edit=Edit())
+    catalog.patch("tutor", {"sources": {"math": {"weight": 0.9}}}, edit=Edit())
+    members = {"old": {"model": "tutor@1", "weight": 0.5}}
+    with pytest.raises(InvalidRequestError, match=r"members\.old\.model: .*it is no longer kept"):
+        catalog.create(preset("other", ensemble={"members": members}), edit=Edit())
 
 
 def test_a_recipe_in_the_request_can_be_an_ensemble(tutor):
@@ -336,15 +347,82 @@ def test_a_cold_ensemble_is_cold_and_comes_back(variants):
     assert len(again.resolve("tutor").members) == 3
 
 
+TOGETHER = r"its 2 members run together: its weights need .* MiB.* in all \(--variant-memory\)"
+
+
 def test_an_ensemble_that_does_not_fit_the_memory(variants):
     """Members' weights that cannot be there together are refused before any is built."""
     catalog = with_checkpoints(variants, budget=int(1.5 * WHOLE))
-    with pytest.raises(UnprocessableError, match=r"2 members need .* MiB together.*--variant-mem"):
+    with pytest.raises(UnprocessableError, match=TOGETHER):
         catalog.resolve("base", asked(rule="log_pool", members=BOTH_CHECKPOINTS))
     assert variants.forge.num_builds == 0
 
 
-BOTH_CHECKPOINTS = {name: MemberSettings(weight=0.5) for name in CHECKPOINTS}
+def test_an_ensemble_beside_pinned_weights(variants):
+    """What pinned presets hold, and will go on holding, is no room for members; what the edit
+    itself replaces is.
+    """
+    catalog = with_checkpoints(variants, budget=int(3.5 * WHOLE))
+    others = {"third": {"weight": 0.5}, "fourth": {"weight": 0.5}}
+    for seed, name in enumerate(others, start=10):
+        catalog.add_source(name, variants.checkpoint(name, seed))
+    pinned = preset("pinned", sources=CHECKPOINTS, mode="ensemble", pinned=True)
+    catalog.create(pinned, edit=Edit())
+    builds = variants.forge.num_builds
+    for attempt in (catalog.validate, catalog.create):
+        with pytest.raises(UnprocessableError, match=r"run together: .* beside the .* of pinned"):
+            attempt(preset(sources=others, mode="ensemble"), edit=Edit())
+    with pytest.raises(UnprocessableError, match=TOGETHER):
+        catalog.resolve("base", asked(rule="log_pool", members=both(*others)))
+    assert variants.forge.num_builds == builds
+    changed = preset("pinned", sources=others, mode="ensemble", pinned=True)
+    assert catalog.replace("pinned", changed, edit=Edit()).record.state == "ready"
+
+
+def both(*names: str) -> dict[str, MemberSettings]:
+    return {name: MemberSettings(weight=0.5) for name in names}
+
+
+BOTH_CHECKPOINTS = both(*CHECKPOINTS)
+
+
+HEAVY = {"heavy": {"model": "heavy@1", "weight": 0.5}}
+
+
+@pytest.mark.parametrize("mode", ["merge", "ensemble"])
+def test_a_revision_that_cannot_be_called_is_no_member(variants, monkeypatch, mode):
+    """One that is building, or has failed, is refused with why, and with the field."""
+    catalog = variants.open_with_sources()
+    monkeypatch.setattr(Builder, "submit", lambda *arguments: None)
+    catalog.create(preset("heavy", **TIES), edit=Edit(wait=False))
+    document = preset(mode=mode, ensemble={"members": HEAVY})
+    with pytest.raises(UnavailableError, match="heavy@1 is still building"):
+        catalog.create(document, edit=Edit())
+    catalog._builder._fail(catalog._snapshot.presets["heavy"].head, ["it holds NaN"])
+    for attempt in (catalog.validate, catalog.create):
+        with pytest.raises(UnprocessableError) as caught:
+            attempt(document, edit=Edit())
+        field, _, why = caught.value.message.partition(": ")
+        assert (field, why) == (caught.value.param, "heavy@1 cannot be called: it holds NaN")
+    assert field == "ensemble.members.heavy.model"
+
+
+def test_the_weights_of_a_member_revision_are_built_by_the_edit(variants):
+    """An ensemble serves when its edit is answered, so its members' weights are there; together
+    they must fit the memory.
+    """
+    document = preset(sources={"ft": {"weight": 0.5}}, mode="ensemble", ensemble={"members": HEAVY})
+    small = variants.open_with_sources(budget=int(1.5 * WHOLE))
+    small.create(preset("heavy", **TIES), edit=Edit())
+    with pytest.raises(UnprocessableError, match="its 2 members"):
+        small.create(document, edit=Edit())
+    variants.variants._shelf.budget = 1 << 20
+    variants.variants._shelf._let_go(small.preset("heavy").digest)
+    before = variants.forge.num_builds
+    small.create(document, edit=Edit())
+    assert variants.forge.num_builds == before + 2
+    assert {member.name for member in small.resolve("tutor").members} == {"ft", "heavy"}
+    assert variants.forge.num_builds == before + 2
 
 
 def test_new_content_of_a_member_makes_a_new_revision(variants):
@@ -366,11 +444,10 @@ def test_a_preset_whose_members_never_fit_together_is_refused(variants, monkeypa
     """
     catalog = with_checkpoints(variants, budget=int(1.5 * WHOLE))
     document = preset(sources=CHECKPOINTS, mode="ensemble")
-    words = r"2 members need .* MiB together.*--variant-mem"
-    with pytest.raises(UnprocessableError, match=words):
+    with pytest.raises(UnprocessableError, match=TOGETHER):
         catalog.validate(document, edit=Edit())
     for wait in (True, False):
-        with pytest.raises(UnprocessableError, match=words):
+        with pytest.raises(UnprocessableError, match=TOGETHER):
             catalog.create(document, edit=Edit(wait=wait))
     assert variants.forge.num_builds == 0
     roomy = with_checkpoints(variants)
@@ -378,12 +455,12 @@ def test_a_preset_whose_members_never_fit_together_is_refused(variants, monkeypa
     roomy.create(document, edit=Edit(wait=False))
     monkeypatch.undo()
     variants.variants._shelf.budget = int(1.5 * WHOLE)
-    with pytest.raises(UnprocessableError, match=words):
+    with pytest.raises(UnprocessableError, match=TOGETHER):
         roomy.replace("tutor", document, edit=Edit())  # who waits for what is building
     head, sources = roomy._snapshot.presets["tutor"].head, roomy._snapshot.sources
     roomy._builder.finish(head, roomy._planner.plan_document(document, sources))
     assert roomy.preset("tutor").state == "failed"
-    assert "2 members need" in roomy.preset("tutor").reasons[0]
+    assert "2 members run together" in roomy.preset("tutor").reasons[0]
     assert variants.forge.num_builds == 0
 
 

@@ -1,6 +1,7 @@
 """A tiny base, tiny adapters, and a folder in which catalogs are opened again and again."""
 
 import json
+import threading
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from merging.base import Base, Linear
 from server.presets.catalog import Catalog
 from server.presets.document import PresetDocument, parse_document
 from server.presets.policy import Policy
+from server.presets.record import StoredRevision
 from server.presets.store import PresetStore
 
 KINDS = ("self_attn.q_proj", "mlp.up_proj")
@@ -60,6 +62,19 @@ def preset(name: str = "tutor", **fields: object) -> PresetDocument:
     return parse_document({"name": name, "sources": {"math": {"weight": 0.5}}, **fields})
 
 
+def reading_threads(catalog: Catalog) -> list[int]:
+    """The thread of every read of an old revision from now on, as it comes."""
+    threads: list[int] = []
+    read = catalog._store.revision
+
+    def noted(name: str, revision: int) -> StoredRevision | None:
+        threads.append(threading.get_ident())
+        return read(name, revision)
+
+    catalog._store.revision = noted  # type: ignore[method-assign]
+    return threads
+
+
 class World:
     """A database and source folders that outlive the catalogs opened on them."""
 
@@ -90,6 +105,12 @@ class World:
         for seed, name in enumerate(("math", "code")):
             catalog.add_source(name, self.adapter(name, seed))
         return catalog
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog that is open."""
+        assert self._catalog is not None
+        return self._catalog
 
     def close(self) -> None:
         """Close what is open."""
