@@ -77,7 +77,8 @@ async def compared(service: Service, asked: CompareBody) -> tuple[float, list[Re
     """A whole comparison: seconds, what it asked of the engine, the result."""
     comparison = await prepare(service, asked)
     recorder = Recorder(service)
-    run = dataclasses.replace(comparison.run, engine=recorder)
+    background = dataclasses.replace(comparison.run.background, engine=recorder)
+    run = dataclasses.replace(comparison.run, background=background)
     recorded = dataclasses.replace(comparison, run=run)
     started = time.perf_counter()
     await run.finish()

@@ -62,7 +62,7 @@ class VoiceMaker:
         else:
             prompt = EncodedPrompt(case.token_ids)
         rule, draw_rule = compile_rules(served, self._temperature)
-        return Voice(engine_members(served, prompt), rule, draw_rule)
+        return Voice(engine_members(served, prompt), rule, draw_rule, served.weights)
 
 
 def has_own_prompts(served: Served) -> bool:

@@ -1,5 +1,6 @@
 """What a candidate answered to a prompt, and what that took."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.engine.request import FinishReason
@@ -10,7 +11,7 @@ class Answer:
     """One generated text; with an `error` there is none.
 
     `token_ids` include the token that ended the text. Times are in seconds from submission;
-    `num_rows` counts the forwards that each token took.
+    `num_rows` counts the forwards that each token took. `weights` are those that the prompt chose.
     """
 
     text: str = ""
@@ -20,6 +21,7 @@ class Answer:
     seconds_to_first: float = 0.0
     num_rows: int = 0
     kv_bytes: int = 0
+    weights: Mapping[str, float] | None = None
     error: str | None = None
 
 

@@ -66,6 +66,7 @@ class Answering:
             seconds_to_first=(first or started) - started,
             num_rows=len(voice.members),
             kv_bytes=self._kv_bytes(voice, len(tokens)),
+            weights=voice.weights,
         )
 
     def _kv_bytes(self, voice: Voice, num_tokens: int) -> int:

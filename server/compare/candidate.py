@@ -1,6 +1,6 @@
 """Who is compared: what generates answers, and what only reads them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,11 +40,13 @@ class Voice:
     """A candidate or probe on one prompt: the rows that it runs, and the rule that combines them.
 
     `rule` is None for a single row; `draw_rule` is what tokens are drawn from, where that differs.
+    `weights` are the sources', where the prompt chose them.
     """
 
     members: tuple[Member, ...]
     rule: Rule | None = None
     draw_rule: Rule | None = None
+    weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.members) == 1 or self.rule is not None, "several members need a rule"

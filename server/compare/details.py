@@ -63,6 +63,7 @@ def _answer(
         seconds_to_first_token=answer.seconds_to_first,
         num_tokens=num_tokens,
         num_forwards=answer.num_rows * num_tokens,
+        weights=answer.weights,
         error=answer.error,
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from server.compare.prompt_report import PromptReport
 from server.compare.report import Report, Table
-from server.compare.wording import main_table, settings_line, tag_table
+from server.compare.wording import explanations, main_table, settings_line, tag_table
 
 SHOWN_CHARACTERS = 160
 """Of a prompt or an answer in the list of the worst."""
@@ -32,11 +32,9 @@ def _lines(report: Report) -> Iterator[str]:
     if report.tags:
         yield from ("", "By tag; in brackets what is retained of the specialist's (*) score:", "")
         yield from _table(*tag_table(report))
-    explanations = [*(report.blame.sentences if report.blame else ())]
-    explanations += [report.origin.sentence] if report.origin else []
-    if explanations:
+    if sentences := explanations(report):
         yield ""
-        yield from (f"- {escaped(sentence)}" for sentence in explanations)
+        yield from (f"- {escaped(sentence)}" for sentence in sentences)
     yield from _fidelity(report)
     yield from _worst(report)
     for title, lines in (("Errors", report.errors), ("Notes", report.notes)):

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from server.compare.markdown import fidelity_rows
 from server.compare.prompt_report import PromptReport, Ribbon, RibbonToken
 from server.compare.report import CandidateReport, Histogram, Report
-from server.compare.wording import main_table, settings_line, tag_table
+from server.compare.wording import explanations, main_table, settings_line, tag_table
 
 JS_LEVELS = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4)
 """A token is coloured by how many of these its JS divergence reaches, in nats."""
@@ -96,7 +96,7 @@ def to_html(report: Report) -> str:
         style=Markup(style),
         script=Markup(script),
         settings=settings_line(report),
-        sentences=_sentences(report),
+        sentences=explanations(report),
         main_header=main_header,
         main_rows=main_rows,
         tag_header=tag_header,
@@ -126,11 +126,6 @@ def _digest(text: str) -> str:
 
 def _asset(name: str) -> str:
     return (files("server.compare") / "templates" / name).read_text("utf-8")
-
-
-def _sentences(report: Report) -> list[str]:
-    found = list(report.blame.sentences) if report.blame else []
-    return [*found, report.origin.sentence] if report.origin else found
 
 
 def _data(ribbons: Sequence[Ribbon]) -> Markup:

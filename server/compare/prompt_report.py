@@ -1,5 +1,6 @@
 """The part of a report that is about single prompts and single tokens."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from server.compare.findings import TextKind
@@ -23,7 +24,7 @@ class PositionsReport:
 @dataclass(frozen=True, slots=True)
 class AnswerReport:
     """One candidate's answer. `first_divergence` is the index of the first token that is not the
-    reference's; None if all are.
+    reference's; None if all are. `weights` are the sources', where the prompt chose them.
     """
 
     candidate: int
@@ -37,6 +38,7 @@ class AnswerReport:
     seconds_to_first_token: float
     num_tokens: int
     num_forwards: int
+    weights: Mapping[str, float] | None
     error: str | None
 
 

@@ -1,6 +1,8 @@
 """How numbers are written for people, in the Markdown and on the page alike."""
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 from ensemble.statistics import Interval
 from server.compare.measures import Basis
@@ -134,3 +136,31 @@ def settings_line(report: Report) -> str:
         f"{at_once} at a time; judged by {BASES[report.basis]}{scorers}, "
         f"margin {report.margin * factor:g} {unit}, {report.level * 100:g} % intervals"
     )
+
+
+def explanations(report: Report) -> list[str]:
+    """Why it came so, in sentences: the sources' part, linearisation and rule, and what weights the
+    prompts chose.
+    """
+    sentences = list(report.blame.sentences) if report.blame else []
+    sentences += [report.origin.sentence] if report.origin else []
+    return [*sentences, *_chosen_weights(report)]
+
+
+def _chosen_weights(report: Report) -> Iterator[str]:
+    """For candidates whose weights the prompts chose, their means over each tag's prompts: of a
+    route the share that each source got.
+    """
+    for candidate in report.candidates:
+        by_tag: dict[str | None, list[Mapping[str, float]]] = {}
+        for prompt in report.prompts:
+            if weights := prompt.answers[candidate.index].weights:
+                by_tag.setdefault(prompt.tag, []).append(weights)
+        if by_tag:
+            parts = (_mean_weights(tag, chosen) for tag, chosen in by_tag.items())
+            yield f"weights that the prompts chose for {candidate.name}, mean: {'; '.join(parts)}"
+
+
+def _mean_weights(tag: str | None, chosen: Sequence[Mapping[str, float]]) -> str:
+    means = (f"{s} {fmean(weights[s] for weights in chosen):.2f}" for s in chosen[0])
+    return f"{'' if tag is None else f'of {tag} '}{', '.join(means)}"

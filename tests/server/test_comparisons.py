@@ -176,8 +176,14 @@ def test_the_route_takes_the_likeliest_source(found: dict, models: Mapping[str, 
         likeliest.append(int(np.argmax(scores)))
         answers = [shown["answers"][index]["text"] for index in (1, 2)]
         assert answers[0] != answers[1]
-        assert shown["answers"][5]["text"] == answers[likeliest[-1]]
+        route = shown["answers"][5]
+        assert route["text"] == answers[likeliest[-1]]
+        assert route["weights"] == {n: float(i == likeliest[-1]) for i, n in enumerate(ADAPTERS)}
+        assert shown["answers"][4]["weights"] is None
     assert set(likeliest) == {0, 1}
+    shares = {name: likeliest.count(i) / len(likeliest) for i, name in enumerate(ADAPTERS)}
+    sentence = ", ".join(f"{name} {share:.2f}" for name, share in sorted(shares.items()))
+    assert f"chose for route, mean: {sentence}" in found["markdown"]
 
 
 def test_a_source_that_overflows_fails_alone(api: Harness) -> None:
