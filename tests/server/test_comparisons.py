@@ -181,9 +181,13 @@ def test_the_route_takes_the_likeliest_source(found: dict, models: Mapping[str, 
         assert route["weights"] == {n: float(i == likeliest[-1]) for i, n in enumerate(ADAPTERS)}
         assert shown["answers"][4]["weights"] is None
     assert set(likeliest) == {0, 1}
-    shares = {name: likeliest.count(i) / len(likeliest) for i, name in enumerate(ADAPTERS)}
-    sentence = ", ".join(f"{name} {share:.2f}" for name, share in sorted(shares.items()))
-    assert f"chose for route, mean: {sentence}" in found["markdown"]
+    by_tag: dict[str, list[int]] = {}
+    for best, shown in zip(likeliest, found["prompts"], strict=True):
+        by_tag.setdefault(shown["tag"], []).append(best)
+    for tag, best in by_tag.items():
+        shares = {name: best.count(i) / len(best) for i, name in enumerate(ADAPTERS)}
+        sentence = ", ".join(f"{name} {share:.2f}" for name, share in sorted(shares.items()))
+        assert f"of {tag} {sentence}" in found["markdown"]
 
 
 def test_a_source_that_overflows_fails_alone(api: Harness) -> None:
