@@ -9,6 +9,7 @@ import torch
 from merging.base import Base, split_layer
 from merging.checkpoint import TensorEntry, tensor_entries
 from merging.checkpoint_weights import CheckpointWeights
+from merging.config_check import Config, config_reason, config_warnings
 from merging.errors import SourceError
 from merging.layout import is_derived
 from merging.wording import grouped, shown
@@ -18,13 +19,6 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 QUANTISED = "F8_"
 """How the names of the float types begin that mean nothing without scales beside them."""
-
-COMPUTING = (
-    *("hidden_act", "hidden_activation", "activation_function", "head_dim", "rope_theta"),
-    *("num_attention_heads", "num_key_value_heads", "n_head", "rms_norm_eps", "layer_norm_epsilon"),
-    *("rope_scaling", "rope_parameters", "sliding_window", "tie_word_embeddings"),
-)
-"""Keys of config.json that change what the same weights compute."""
 
 
 def check_checkpoint(
@@ -40,7 +34,8 @@ def check_checkpoint(
     tensors `alignable` may have another number of rows: a recipe can align them.
 
     Raises SourceError with every reason: tensors that are missing or unexpected, of another shape,
-    of a type that is no plain float, another vocabulary, tied against untied heads.
+    of a type that is no plain float, another vocabulary, tied against untied heads, a config that
+    computes something else with the same weights.
     """
     reasons = [
         *_config_reasons(checkpoint.folder, resident.folder),
@@ -168,22 +163,22 @@ def _shape_problem(name: str, shape: tuple[int, ...], expected: tuple[int, ...])
 
 
 def _config_reasons(folder: Path, resident: Path) -> Iterator[str]:
-    own, base = (_config(path).get("model_type") for path in (folder, resident))
+    configs = [_config(path) for path in (folder, resident)]
+    own, base = (config.get("model_type") for config in configs)
     if own is not None and base is not None and own != base:
         yield f"its architecture is {own!r}, and the base's is {base!r}"
+    elif reason := config_reason(*configs):
+        yield reason
 
 
 def _warnings(checkpoint: CheckpointWeights, resident: CheckpointWeights) -> Iterator[str]:
-    own, base = _config(checkpoint.folder), _config(resident.folder)
-    for key in COMPUTING:
-        if key in own and key in base and own[key] != base[key]:
-            yield f"its config has {key} {own[key]!r}; it runs with the base's {base[key]!r}"
+    yield from config_warnings(_config(checkpoint.folder), _config(resident.folder))
     buffers = [n for n in _extra(checkpoint, resident) if not _is_float(checkpoint, n)]
     if buffers:
         yield f"{shown(buffers)} are no weights, and are left out"
 
 
-def _config(folder: Path) -> Mapping[str, object]:
+def _config(folder: Path) -> Config:
     """The folder's config.json; empty if there is none that can be read."""
     try:
         config = json.loads((folder / "config.json").read_bytes())

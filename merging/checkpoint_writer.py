@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from merging.safetensors_file import SafetensorsFile, TensorSpec
+from merging.safetensors_file import SafetensorsFile, TensorSpec, asking_for
 
 MAX_SHARD_BYTES: Final = 5_000_000_000
 """As transformers' save_pretrained."""
@@ -21,9 +21,9 @@ INDEX = "model.safetensors.index.json"
 
 class CheckpointWriter:
     """Space for `tensors` in a folder. `out` hands out each tensor to be written into, in any
-    order and from any thread.
+    order and from any thread. `num_bytes` is what all of them take.
 
-    Raises OSError if the disk has no room for all of them.
+    Raises OSError if the disk has no room for all of them, with how much is needed and was free.
     """
 
     def __init__(
@@ -31,9 +31,12 @@ class CheckpointWriter:
     ) -> None:
         shards = list(_shards(tensors, max_shard_bytes))
         names = _file_names(len(shards))
-        self._files = [
-            SafetensorsFile(folder / name, shard) for name, shard in zip(names, shards, strict=True)
-        ]
+        self.num_bytes = sum(spec.num_bytes for spec in tensors)
+        with asking_for(self.num_bytes, folder):
+            self._files = [
+                SafetensorsFile(folder / name, shard)
+                for name, shard in zip(names, shards, strict=True)
+            ]
         self._file_of = {
             spec.name: file
             for file, shard in zip(self._files, shards, strict=True)
@@ -44,8 +47,7 @@ class CheckpointWriter:
             weight_map = {
                 spec.name: name for name, shard in zip(names, shards, strict=True) for spec in shard
             }
-            total = sum(spec.num_bytes for spec in tensors)
-            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            index = {"metadata": {"total_size": self.num_bytes}, "weight_map": weight_map}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
     def out(self, name: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ from merging.digest import json_digest
 from merging.errors import PlanError
 from merging.layout import Layout
 from merging.methods.apply import reordered
+from merging.methods.core_basis import Bases
 from merging.methods.method import Method
 from merging.models import Models
 from merging.recipe import BASE
@@ -59,11 +60,17 @@ def low_rank_reasons(method: Method, layout: Layout, models: Models) -> Iterator
 
 
 def make_low_rank(
-    method: Method, layout: Layout, tensors: Sequence[Resolved], models: Models, seed: int
+    method: Method,
+    layout: Layout,
+    tensors: Sequence[Resolved],
+    models: Models,
+    seed: int,
+    bases: Bases,
 ) -> LowRankPlan:
     """Merge the factors of every module; there must be no `low_rank_reasons`.
 
-    Raises PlanError with every reason, by module.
+    `bases` is what the method asks for what depends on the factors alone. Raises PlanError with
+    every reason, by module.
     """
     resolved = {place.name: own for place, own in zip(layout.places, tensors, strict=True)}
     planned: list[TensorPlan] = []
@@ -80,7 +87,7 @@ def make_low_rank(
         values = reordered(own.values, touching)
         planned.append(TensorPlan(module, shape, f"{module}.weight", parts, values))
         try:
-            made = _merge(method, planned[-1], models, seed)
+            made = _merge(method, planned[-1], models, seed, bases)
         except PlanError as error:
             for reason in error.reasons:
                 problems.setdefault(reason, []).append(module)
@@ -92,7 +99,7 @@ def make_low_rank(
     return LowRankPlan(method, tuple(planned), factors)
 
 
-def _merge(method: Method, tensor: TensorPlan, models: Models, seed: int) -> LowRank:
+def _merge(method: Method, tensor: TensorPlan, models: Models, seed: int, bases: Bases) -> LowRank:
     adapters = [models.adapters[part.source] for part in tensor.ingredients]
     made = method.merge_factors(
         [adapter.factors[tensor.name] for adapter in adapters],
@@ -100,6 +107,7 @@ def _merge(method: Method, tensor: TensorPlan, models: Models, seed: int) -> Low
         seed=seed,
         digests=[adapter.digest for adapter in adapters],
         tensor_name=f"{tensor.name}.weight",
+        bases=bases,
     )
     shape = (made.b.shape[0], made.a.shape[1])
     if shape != tensor.shape:  # a method may be of another package

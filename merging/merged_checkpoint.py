@@ -69,12 +69,15 @@ def write_checkpoint(
     merged = merged_config(
         config, dtype=plan.base.dtype, layers=layout.layers, is_tied=layout.is_tied
     )
+    specs = _specs(plan, models, layout)
+    # First, since it takes all the room that it needs.
+    writer = CheckpointWriter(folder, specs, max_shard_bytes=max_shard_bytes)
     (folder / CONFIG).write_text(json.dumps(merged, indent=2) + "\n")
     copy_companions(base_folder, folder)
     if chat_template is not None:
         set_chat_template(folder, chat_template)
     (folder / CARD).write_text(card)
-    _write_tensors(plan, models, layout, folder, max_shard_bytes, progress)
+    _write_tensors(plan, models, layout, writer, progress)
     _check_unchanged([resident, *plan.sources.values()])
 
 
@@ -108,18 +111,20 @@ def checkpoint_layout(plan: Plan, models: Models) -> CheckpointLayout:
     return CheckpointLayout(made, shared, layers, is_tied)
 
 
+def _specs(plan: Plan, models: Models, layout: CheckpointLayout) -> list[TensorSpec]:
+    """All tensors, in the model's order."""
+    own = [_shared_spec(name, like, plan, models) for name, like in layout.shared.items()]
+    return sorted([*layout.made, *own], key=lambda spec: natural_order(spec.name))
+
+
 def _write_tensors(
     plan: Plan,
     models: Models,
     layout: CheckpointLayout,
-    folder: Path,
-    max_shard_bytes: int,
+    writer: CheckpointWriter,
     progress: Progress | None,
 ) -> None:
-    own = {name: _shared_spec(name, like, plan, models) for name, like in layout.shared.items()}
-    specs = sorted([*layout.made, *own.values()], key=lambda spec: natural_order(spec.name))
-    writer = CheckpointWriter(folder, specs, max_shard_bytes=max_shard_bytes)
-    done, total = 0, sum(spec.num_bytes for spec in specs)
+    done, total = 0, writer.num_bytes
 
     def report(num_bytes: int) -> None:
         nonlocal done
@@ -128,8 +133,9 @@ def _write_tensors(
             progress(done, total)
 
     for name, like in layout.shared.items():
-        copy_tensor(models.weights("base").tensor(like), writer.out(name), name)
-        report(own[name].num_bytes)
+        out = writer.out(name)
+        copy_tensor(models.weights("base").tensor(like), out, name)
+        report(out.nbytes)
     if plan.variant is not None:
         before = done
         build(

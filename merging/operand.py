@@ -1,12 +1,13 @@
 """What a tensor is merged of: the base's tensor and each source's, read piece by piece."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
+from merging.adapter_weights import AdapterWeights, StackedWeights
 from merging.aligned_weights import AlignedWeights
 from merging.checkpoint_weights import CheckpointWeights
 from merging.errors import PlanError, SourceError
@@ -133,19 +134,35 @@ def open_operands(plan: VariantPlan, tensor: TensorPlan) -> Operands:
     )
 
 
-def check_unchanged(plan: VariantPlan) -> None:
-    """Raises SourceError that names every file of a plan that changed since it was opened."""
-    models = [own.weights for own in plan.sources.values()]
+def checkpoints_of(plan: VariantPlan) -> tuple[CheckpointWeights, ...]:
+    """The opened checkpoints that a plan reads, each once."""
+    models = [own.weights for own in plan.sources.values() if own.weights is not None]
     if any(tensor.base is not None for tensor in plan.tensors):
         models.append(plan.base)
+    found = {id(opened): opened for model in models for opened in _opened(model)}
+    return tuple(found.values())
+
+
+def _opened(model: Weights) -> Iterator[CheckpointWeights]:
+    if isinstance(model, CheckpointWeights):
+        yield model
+    elif isinstance(model, AlignedWeights):
+        yield from (*_opened(model.weights), *_opened(model.resident))
+    elif isinstance(model, AdapterWeights):
+        yield from _opened(model.weights)
+    elif isinstance(model, StackedWeights):
+        for weights, _ in model.parts.values():
+            yield from _opened(weights)
+
+
+def check_unchanged(checkpoints: Iterable[CheckpointWeights]) -> None:
+    """Raises SourceError that names every file that changed since it was opened."""
     reasons: dict[str, None] = {}
-    for model in models:
-        weights = model.weights if isinstance(model, AlignedWeights) else model
-        if isinstance(weights, CheckpointWeights):
-            try:
-                weights.check_unchanged()
-            except SourceError as error:
-                reasons |= dict.fromkeys(error.reasons)
+    for opened in checkpoints:
+        try:
+            opened.check_unchanged()
+        except SourceError as error:
+            reasons |= dict.fromkeys(error.reasons)
     if reasons:
         raise SourceError(list(reasons))
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from merging.errors import OutputError
+from merging.safetensors_file import NO_ROOM
 
 
 @contextmanager
@@ -54,10 +55,10 @@ def _disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise OutputError(
-                f"the disk of {target} is full; nothing is left there: free some space, or name a "
-                "folder on another disk"
+                f"{target} cannot be written: {error.strerror}; nothing is left there: free some "
+                "space or raise the limit, or name a folder on another disk"
             ) from error
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise OutputError(f"{target} was filled meanwhile: name another folder") from error

@@ -21,6 +21,7 @@ from merging.gram import adapter_gram
 from merging.layout import Layout, Layouts, range_problems
 from merging.low_rank import LowRankPlan, low_rank_blend, low_rank_reasons, make_low_rank
 from merging.methods import METHODS
+from merging.methods.core_basis import Bases, new_basis
 from merging.models import Models, Source
 from merging.path import why_blended, why_written
 from merging.recipe import Recipe
@@ -137,14 +138,16 @@ def plan(
     *,
     weights: Weights | None = None,
     gram: Gram = adapter_gram,
+    bases: Bases = new_basis,
     layouts: Layouts | None = None,
 ) -> Plan:
     """Compile a recipe for a base. `sources` has its models by name, and may have others.
 
     `unusable` says of registered sources without content why they have none. `weights` are the
     base's tensors, by the names of the model's parameters; without them only linear methods of
-    adapters can be planned. `gram` is what geometric methods ask for inner products; `layouts` of
-    this base and its tensors save work where many recipes are planned. Raises PlanError with every
+    adapters can be planned. `gram` is what geometric methods ask for inner products, `bases` what
+    low-rank ones ask for the space of factors; `layouts` of this base and its tensors save work
+    where many recipes are planned. Raises PlanError with every
     reason why the recipe cannot be built.
     """
     start = perf_counter()
@@ -164,7 +167,7 @@ def plan(
     if reasons:
         raise PlanError(reasons)
     digest = recipe.digest({name: s.digest for name, s in used.items()}, base)
-    made = replace(_compile(recipe, layout, resolution, models, gram, digest), sources=used)
+    made = replace(_compile(recipe, layout, resolution, models, gram, bases, digest), sources=used)
     warnings = (
         *resolution.warnings,
         *_inert(recipe),
@@ -180,12 +183,13 @@ def _compile(
     resolution: Resolution,
     models: Models,
     gram: Gram,
+    bases: Bases,
     digest: str,
 ) -> Plan:
     """Compile what was found to fit; PlanError if the path that it needs is not possible."""
     method, base = METHODS[recipe.method], models.base
     if method.kind == "low_rank":
-        return _low_rank(recipe, layout, resolution, models, digest)
+        return _low_rank(recipe, layout, resolution, models, bases, digest)
     reason = why_written(method, layout, resolution.tensors, models)
     if models.resident is None and (reason is not None or method.kind == "geometric"):
         needs = reason or f"{method.name} needs the tensors of the base"
@@ -214,12 +218,17 @@ def _compile(
 
 
 def _low_rank(
-    recipe: Recipe, layout: Layout, resolution: Resolution, models: Models, digest: str
+    recipe: Recipe,
+    layout: Layout,
+    resolution: Resolution,
+    models: Models,
+    bases: Bases,
+    digest: str,
 ) -> Plan:
     method, base = METHODS[recipe.method], models.base
     if reasons := list(low_rank_reasons(method, layout, models)):
         raise PlanError(reasons)
-    made = make_low_rank(method, layout, resolution.tensors, models, recipe.seed)
+    made = make_low_rank(method, layout, resolution.tensors, models, recipe.seed, bases)
     members, weights = mean_shares(made)
     blend, sources = low_rank_blend(made, digest, base), models.sources
     return Plan(

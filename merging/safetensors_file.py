@@ -5,11 +5,14 @@ with blanks to a multiple of eight; the tensors, one after the other without gap
 (https://huggingface.co/docs/safetensors).
 """
 
+import errno
 import json
 import math
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,9 @@ import torch
 from merging.checkpoint import DTYPES
 
 DTYPE_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk is full, the user's share of it is, or it takes no file that large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +50,14 @@ class SafetensorsFile:
     def __init__(
         self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None
     ) -> None:
-        """Raises OSError, as the disk gives it."""
+        """Raises OSError, as the disk gives it; where there is no room, with what is needed."""
         # Wide elements first: then each tensor lies at a multiple of its element's size.
         specs = sorted(tensors, key=lambda spec: -spec.dtype.itemsize)
         header, self._offsets, size = _layout(specs, metadata or {"format": "pt"})
         self._specs = {spec.name: spec for spec in specs}
         with path.open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            with asking_for(size, path.parent):
+                os.posix_fallocate(file.fileno(), 0, size)
             file.write(header)
             file.flush()
             self._map = mmap.mmap(file.fileno(), size)
@@ -73,6 +80,21 @@ class SafetensorsFile:
         """Put everything on the disk; raises OSError if that does not work."""
         self._map.flush()
         self.release()
+
+
+@contextmanager
+def asking_for(num_bytes: int, folder: Path) -> Iterator[None]:
+    """Where the disk of a folder has no room in the block, the OSError says how many bytes were
+    asked for, and how many were free before.
+    """
+    free = shutil.disk_usage(folder).free
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        told = f"{os.strerror(error.errno)}: {num_bytes:,} bytes are needed, and {free:,} are free"
+        raise OSError(error.errno, told) from error
 
 
 def _layout(

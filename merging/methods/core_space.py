@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import torch
 
 from merging.adapter import LowRank
-from merging.methods.apply import canonical_order, merge_tensor
-from merging.methods.core_basis import core_basis
+from merging.methods.apply import canonical_order, merge_tensor, reordered
+from merging.methods.core_basis import Bases
 from merging.methods.dare_linear import dare_linear
 from merging.methods.dare_ties import dare_ties
 from merging.methods.method import Method, Values, method
@@ -15,7 +15,6 @@ from merging.methods.parameter import Doc
 from merging.methods.task_arithmetic import task_arithmetic
 from merging.methods.task_vectors import Density, Lambda, NormalizeAgreeing, WeightOfDelta
 from merging.methods.ties import ties
-from merging.setting import Scalar
 
 Inside = Literal["task_arithmetic", "ties", "dare_linear", "dare_ties"]
 INSIDE = {m.name: m for m in (task_arithmetic, ties, dare_linear, dare_ties)}
@@ -30,6 +29,7 @@ INSIDE = {m.name: m for m in (task_arithmetic, ties, dare_linear, dare_ties)}
 )
 def core_space(
     factors: Sequence[LowRank],
+    bases: Bases,
     seed: int,
     digests: Sequence[str],
     tensor_name: str,
@@ -48,31 +48,24 @@ def core_space(
     module, whatever its size. What else these methods have is at their defaults. The result is one
     adapter, which has at most the sum of the ranks.
     """
-    order = canonical_order({"weight": tuple(weight), "density": tuple(density)}, digests)
-    basis = core_basis([factors[i] for i in order])
-    cores = [basis.core(factor) for factor in factors]
+    sources: Values = {"weight": tuple(weight), "density": tuple(density)}
+    order = canonical_order(sources, digests)
+    factors, digests = [factors[i] for i in order], [digests[i] for i in order]
+    basis = bases(factors, digests, tensor_name)
     inner = INSIDE[inside]
     merged = merge_tensor(
         inner,
-        _inner_values(inner, weight, density, normalize, lambda_),
-        torch.zeros_like(cores[0]),
-        cores,
+        {**_inner_values(inner, normalize, lambda_), **reordered(sources, order)},
+        torch.zeros_like(basis.cores[0]),
+        basis.cores,
         seed=seed,
         digests=digests,
         tensor_name=tensor_name,
     )
-    return basis.expand(merged)
+    return basis.expand(merged, factors)
 
 
-def _inner_values(
-    inner: Method,
-    weight: Sequence[float],
-    density: Sequence[float],
-    normalize: bool,
-    factor: float,
-) -> Values:
-    values: dict[str, Scalar | tuple[Scalar, ...]] = {
-        p.name: p.default for p in inner.parameters if p.default is not None
-    }
-    given = {"normalize": normalize, "lambda": factor}
-    return values | {"weight": tuple(weight), "density": tuple(density), **given}
+def _inner_values(inner: Method, normalize: bool, factor: float) -> Values:
+    """The recipe's values; all others are at their defaults."""
+    defaults = {p.name: p.default for p in inner.parameters if p.default is not None}
+    return {**defaults, "normalize": normalize, "lambda": factor}

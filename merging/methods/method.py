@@ -6,7 +6,8 @@ four kinds of methods, by what the function is given and what it returns:
     linear       function(*parameters) -> Combination
     geometric    function(gram, *parameters) -> Combination
     elementwise  function(base, deltas, *parameters) -> what is added to the base's tensor
-    low_rank     function(factors, seed, digests, tensor_name, *parameters) -> LowRank, added too
+    low_rank     function(factors, seed, digests, tensor_name, *parameters) -> LowRank, added too;
+                 it is also given `bases` if it has such an argument
 
 Without a base `W0` is zero and the deltas are the sources' tensors.
 """
@@ -21,6 +22,7 @@ from pydantic import JsonValue
 
 from merging.adapter import LowRank
 from merging.methods.combination import Combination, merge_base, whole_gram
+from merging.methods.core_basis import Bases, new_basis
 from merging.methods.parameter import Parameter, parameters_of
 from merging.methods.trim import Trim
 from merging.setting import Scalar
@@ -37,7 +39,7 @@ GIVEN: Final[Mapping[Kind, tuple[str, ...]]] = {
     "linear": (),
     "geometric": ("gram",),
     "elementwise": ("base", "deltas"),
-    "low_rank": ("factors", "seed", "digests", "tensor_name"),
+    "low_rank": ("factors", "bases", "seed", "digests", "tensor_name"),
 }
 """The arguments of a method's function that are not parameters."""
 
@@ -141,14 +143,18 @@ class Method:
         seed: int,
         digests: Sequence[str],
         tensor_name: str,
+        bases: Bases = new_basis,
     ) -> LowRank:
         """What a low-rank method adds to the base's tensor `tensor_name`, as factors.
 
         `factors`: those of the adapters that touch the module, in their own dtype; `digests` are
-        the adapters', and `values` theirs alone, in the same order, which does not matter.
+        the adapters', and `values` theirs alone, in the same order, which does not matter. `bases`
+        may keep what depends on the factors alone.
         """
         assert self.kind == "low_rank", f"{self.name} is not low_rank"
         keys = {"seed": seed, "digests": digests, "tensor_name": tensor_name}
+        if "bases" in inspect.signature(self.function).parameters:
+            keys["bases"] = bases
         merged = self.function(factors=factors, **keys, **self._arguments(values))
         assert isinstance(merged, LowRank)
         return merged

@@ -1,6 +1,7 @@
 """The largest elements of a tensor: exactly k of them, whatever is equal."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,6 +9,9 @@ import torch
 from merging.methods.blocks import blocks_of
 from merging.methods.histogram import LowerHalves, UpperHalves
 from merging.methods.masks import at_least
+
+SMALL = 1 << 15
+"""Elements up to which partitioning takes less time than counting by bits."""
 
 
 class Ranking:
@@ -19,15 +23,9 @@ class Ranking:
     def __init__(self, values: torch.Tensor, *ranks: int) -> None:
         self._shape = values.shape
         self._blocks = blocks_of(values)
-        upper = UpperHalves()
-        for block in self._blocks:
-            upper.count(block.abs())
-        places = {rank: upper.place(rank) for rank in ranks if rank}
-        lower = LowerHalves([half for half, _ in places.values()])
-        for block in self._blocks if places else ():
-            lower.count(block.abs())
-        found = {rank: lower.magnitude(*place) for rank, place in places.items()}
-        self._magnitudes = {0: math.inf, **found}
+        wanted = sorted({rank for rank in ranks if rank})
+        find = _partitioned if values.numel() <= SMALL else _counted
+        self._magnitudes = {0: math.inf, **find(self._blocks, wanted)}
 
     def kth(self, k: int) -> float:
         """The k-th largest magnitude, for k of the ranks; infinity for k = 0."""
@@ -49,6 +47,26 @@ class Ranking:
             part[equal] = False
             surplus -= len(equal)
         return torch.from_numpy(np.concatenate(kept)).reshape(self._shape)
+
+
+def _partitioned(blocks: Sequence[torch.Tensor], ranks: Sequence[int]) -> dict[int, float]:
+    """The magnitudes of some ranks, by rank."""
+    magnitudes = np.concatenate([block.abs().numpy() for block in blocks])
+    if ranks:
+        magnitudes.partition([len(magnitudes) - rank for rank in ranks])
+    return {rank: float(magnitudes[-rank]) for rank in ranks}
+
+
+def _counted(blocks: Sequence[torch.Tensor], ranks: Sequence[int]) -> dict[int, float]:
+    """The same, without a copy of all magnitudes."""
+    upper = UpperHalves()
+    for block in blocks:
+        upper.count(block.abs())
+    places = {rank: upper.place(rank) for rank in ranks}
+    lower = LowerHalves([half for half, _ in places.values()])
+    for block in blocks if places else ():
+        lower.count(block.abs())
+    return {rank: lower.magnitude(*place) for rank, place in places.items()}
 
 
 def kth_largest(values: torch.Tensor, k: int) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from merging.adapter import Adapter
 from merging.base import Base
 from merging.checkpoint_weights import CheckpointWeights
+from merging.core_bases import CoreBases
 from merging.digest import canonical_json
 from merging.errors import MergingError, PlanError, RecipeError
 from merging.gram import GramCache
@@ -36,6 +37,7 @@ class Planner:
         self.base = base
         self._resident = resident
         self._gram = GramCache()
+        self._bases = CoreBases()
         self._layouts = Layouts(base, None if resident is None else resident.shapes)
         self._recent: Recent[tuple[str, ...], Plan] = Recent(
             NUM_RECENT, max_bytes=RECENT_BYTES, num_bytes=lambda made: made.own_bytes
@@ -65,6 +67,7 @@ class Planner:
                     unusable,
                     weights=self._resident,
                     gram=self._gram,
+                    bases=self._bases,
                     layouts=self._layouts,
                 ),
             )

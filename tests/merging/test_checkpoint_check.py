@@ -176,10 +176,21 @@ def test_another_architecture(tmp_path):
     assert reason == "its architecture is 'qwen2', and the base's is 'llama'"
 
 
-def test_another_config(tmp_path):
-    """What changes the computation is warned of; what does not is not."""
-    (warning,) = check(tmp_path, {}, rope_theta=5e5, torch_dtype="bfloat16")
-    assert warning == "its config has rope_theta 500000.0; it runs with the base's 10000.0"
+def test_a_config_that_computes_something_else(tmp_path):
+    """It is refused with both values, though all shapes are the same; what the shapes tell already
+    or what changes nothing is not mentioned.
+    """
+    (reason,) = refusal(tmp_path, {}, rope_theta=5e5, torch_dtype="bfloat16")
+    assert "its config.json has rope_theta 500000.0 (the base's 10000.0): " in reason
+    assert "take a fine-tune of this base, or correct that config.json" in reason
+
+
+def test_a_config_that_computes_nearly_the_same(tmp_path):
+    """It is a warning: the model runs as the base does."""
+    resident = open_checkpoint(write(tmp_path / "base", {}, rms_norm_eps=1e-6))
+    tuned = open_checkpoint(write(tmp_path / "ft", {}, rms_norm_eps=1e-5))
+    (warning,) = check_checkpoint(tuned, base_of(tied=True), resident)
+    assert warning == "its config has rms_norm_eps 1e-05; it runs with the base's 1e-06"
 
 
 def test_configs_that_cannot_be_read(tmp_path):

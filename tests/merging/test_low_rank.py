@@ -11,9 +11,11 @@ import torch
 from merging.adapter import Adapter, LowRank
 from merging.adapter_export import stack_blend
 from merging.base import Base, Linear
+from merging.core_bases import CoreBases
 from merging.dense import dense_weight
 from merging.errors import PlanError
 from merging.methods import METHODS
+from merging.methods.core_basis import Bases, new_basis
 from merging.methods.core_space import core_space
 from merging.methods.method import Method, method
 from merging.plan import Plan, plan
@@ -44,9 +46,11 @@ ADAPTERS: Mapping[str, Adapter] = {
 }
 
 
-def make(sources: Mapping[str, Any], name: str = "core_space", **fields: Any) -> Plan:
+def make(
+    sources: Mapping[str, Any], name: str = "core_space", bases: Bases = new_basis, **fields: Any
+) -> Plan:
     recipe = Recipe.model_validate({"method": name, "sources": sources, **fields})
-    return plan(recipe, {**ADAPTERS, "full": MemoryWeights({})}, BASE)
+    return plan(recipe, {**ADAPTERS, "full": MemoryWeights({})}, BASE, bases=bases)
 
 
 def reasons(sources: Mapping[str, Any], **fields: Any) -> str:
@@ -84,6 +88,32 @@ def test_the_blend_is_what_the_method_makes_of_each_module(inside: str) -> None:
         )
         assert torch.equal(delta(made, module), alone.b @ alone.a)
         assert delta(made, module).any()
+
+
+@pytest.mark.parametrize("inside", ["task_arithmetic", "ties", "dare_linear", "dare_ties"])
+def test_other_weights_find_no_basis_again(inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plan keeps for the next one is all that takes an SVD, and gives the very same bits,
+    also where another order of the sources is the same recipe.
+    """
+    bases, calls, svd = CoreBases(), list[int](), torch.linalg.svd
+
+    def counted(*given: Any, **options: Any) -> Any:
+        calls.append(1)
+        return svd(*given, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", counted)
+    parameters = {"inside": inside}
+    make(BOTH, parameters=parameters, bases=bases)
+    assert len(calls) == 2 * len(MODULES)
+    other = {"code": {"weight": 0.9, "density": 0.6}, "math": {"weight": -0.2}}
+    kept = make(other, parameters=parameters, bases=bases)
+    assert len(calls) == 2 * len(MODULES)
+    new = make(other, parameters=parameters)
+    assert len(calls) == 4 * len(MODULES)
+    for module in MODULES:
+        assert torch.equal(delta(kept, module), delta(new, module))
+    make({"math": {"weight": 0.3}}, parameters=parameters, bases=bases)
+    assert len(calls) == 5 * len(MODULES)  # another space in the half that code is in, too
 
 
 def test_with_task_arithmetic_inside_it_is_that_blend() -> None:

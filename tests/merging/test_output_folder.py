@@ -92,7 +92,12 @@ def test_a_folder_filled_meanwhile_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "reason"), [(errno.ENOSPC, "is full"), (errno.EACCES, "Permission denied")]
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "No space left on device; nothing is left there: free some space"),
+        (errno.EFBIG, "File too large; nothing is left there"),
+        (errno.EACCES, "Permission denied"),
+    ],
 )
 def test_what_the_disk_refuses_is_said(tmp_path: Path, number: int, reason: str) -> None:
     """With the folder's name, and nothing is left."""

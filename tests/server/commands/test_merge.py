@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 from itertools import count
@@ -471,7 +472,11 @@ def test_a_full_disk_leaves_nothing(
 
     monkeypatch.setattr("os.posix_fallocate", full)
     said = refused(capsys, models.task_arithmetic(*models.tuned), tmp_path / "out")
-    assert f"the disk of {tmp_path / 'out'} is full" in said
+    size = sum(t.nbytes for t in load_file(models.base / "model.safetensors").values())
+    assert f"{tmp_path / 'out'} cannot be written: No space left on device: {size:,} bytes" in said
+    free = re.search(r"are needed, and ([\d,]+) are free; nothing is left there: free", said)
+    assert free is not None
+    assert int(free[1].replace(",", "")) <= shutil.disk_usage(tmp_path).total
 
 
 def test_progress_is_in_plain_lines_off_a_terminal(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from server.errors import InvalidRequestError, UnprocessableError
+from server.presets.document import PresetDocument
 from server.presets.planner import NUM_RECENT, Planner, parse_recipe, used_sources
 from server.presets.sources import Source, SourceRegistry
 from tests.server.presets.tiny import digest, preset, tiny_base, write_adapter
@@ -143,6 +144,20 @@ def test_plans_are_remembered(planner, sources):
     assert set(other.coefficients) == {"code"}
     swapped = {"math": sources["code"]}
     assert planner.plan_document(preset(), swapped).blend.digest != first.blend.digest
+
+
+def test_an_edit_of_a_core_space_merge_needs_no_svd(planner, sources, monkeypatch):
+    """What does not depend on weights is kept between plans."""
+
+    def core(weight: float) -> PresetDocument:
+        both = {"math": {"weight": weight}, "code": {"weight": 0.5}}
+        return preset(method="core_space", sources=both)
+
+    planner.plan_document(core(0.2), sources)
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **options: pytest.fail("an SVD"))
+    plan = planner.plan_document(core(0.3), sources)
+    assert plan.path == "blend"
+    assert len(plan.blend.adapters) == 1
 
 
 def test_plans_of_a_content_are_forgotten(planner, sources):
