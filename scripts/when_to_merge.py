@@ -75,23 +75,19 @@ async def compare(service: Service, name: str, num_prompts: int) -> dict[str, ob
     comparison = await prepare(service, preset_body(name, num_prompts))
     await comparison.run.finish()
     result: dict[str, object] = json.loads(comparison.result(streamed=False))
-    routed = routed_like(result)
     kept = {key: value for key, value in result.items() if key not in ("prompts", "ribbons")}
-    return {**kept, "routed": routed, "num_threads": torch.get_num_threads()}
+    return {**kept, "routed": routed(result), "num_threads": torch.get_num_threads()}
 
 
-def routed_like(result: Mapping) -> dict[str, dict[str, int]]:
-    """For each tag, how many prompts the route answered with the very text of each source. Sources
-    that give the same text all count.
-    """
-    index = {c["name"]: c["index"] for c in result["candidates"]}
+def routed(result: Mapping) -> dict[str, dict[str, int]]:
+    """For each tag, how many prompts the route gave to each source."""
+    (route,) = (c["index"] for c in result["candidates"] if c["role"] == "route")
     found: dict[str, dict[str, int]] = {}
     for prompt in result["prompts"]:
-        texts = {answer["candidate"]: answer["text"] for answer in prompt["answers"]}
-        counts = found.setdefault(prompt["tag"], {})
-        for name in BLENDS[result["model"]]:
-            is_like = texts[index["route"]] == texts[index[name]]
-            counts[name] = counts.get(name, 0) + is_like
+        weights = prompt["answers"][route]["weights"]
+        counts = found.setdefault(prompt["tag"], dict.fromkeys(weights, 0))
+        for name, weight in weights.items():
+            counts[name] += weight == 1
     return found
 
 
@@ -116,7 +112,7 @@ async def measure(names: Sequence[str], num_prompts: int, results: Path) -> None
 
 def summary(results: Mapping[str, dict]) -> Iterator[str]:
     """One line for each blend and skill."""
-    yield "| blend | skill | specialist | merge | ensemble | route | the route answered as |"
+    yield "| blend | skill | specialist | merge | ensemble | route | the route took |"
     yield "|---|---|---|---|---|---|---|"
     for name, result in results.items():
         roles = {candidate["role"]: candidate for candidate in result["candidates"]}
@@ -129,8 +125,8 @@ def summary(results: Mapping[str, dict]) -> Iterator[str]:
                     *(roles[role]["index"] for role in ("merge", "ensemble", "route")),
                 )
             ]
-            routed = ", ".join(f"{source} {n}" for source, n in counts[tag["tag"]].items())
-            yield f"| {label(name)} | {tag['tag']} | {' | '.join(cells)} | {routed} |"
+            taken = ", ".join(f"{source} {n}" for source, n in counts[tag["tag"]].items())
+            yield f"| {label(name)} | {tag['tag']} | {' | '.join(cells)} | {taken} |"
     yield ""
     yield (
         "| blend | JS of merge and ensemble | tokens/s: one adapter | merge | ensemble | route | "
@@ -183,7 +179,7 @@ def write(results: Mapping[str, dict], num_prompts: int) -> None:
 def main() -> None:
     """Measure what is asked for, and write the document of all that was measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--prompts", type=int, default=24, help="of each skill")
+    parser.add_argument("--prompts", type=int, default=48, help="of each skill")
     parser.add_argument("--only", nargs="*", choices=list(BLENDS), default=list(BLENDS))
     parser.add_argument("--results", type=Path, default=Path("when-to-merge-results"))
     options = parser.parse_args()

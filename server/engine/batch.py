@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from server.engine.kv_cache import KVCache
-from server.engine.scheduler import RowWork
+from server.engine.step_plan import RowWork
 
 SHORT_BLOCKS = 16
 """Decode rows of up to this many blocks are padded to one length; longer ones are bucketed by

@@ -18,8 +18,9 @@ from server.engine.reader import token_logprobs
 from server.engine.request import Output, Request, TokenLogprobs
 from server.engine.runner import Runner
 from server.engine.sampler import forbidden_tokens, sample
-from server.engine.scheduler import RowWork, Scheduler, StepPlan
+from server.engine.scheduler import Scheduler
 from server.engine.stats import EngineObserver, RequestStats, StepStats
+from server.engine.step_plan import RowWork, StepPlan
 
 logger = logging.getLogger(__name__)
 

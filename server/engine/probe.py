@@ -19,7 +19,7 @@ from server.engine.kv_cache import KVCache, LayerShape
 from server.engine.model import BlendedModel, find_siblings, prepare
 from server.engine.request import Member, Request, SamplingParams
 from server.engine.runner import Runner
-from server.engine.scheduler import RowWork
+from server.engine.step_plan import RowWork
 from server.engine.variant import Variant
 
 CHUNKS = (11, 6, 1, 1, 1)

@@ -10,8 +10,8 @@ from server.engine.group import Row
 from server.engine.kv_cache import KVCache
 from server.engine.model import BlendedModel
 from server.engine.scales import base_scales
-from server.engine.scheduler import RowWork
 from server.engine.slab import Slab
+from server.engine.step_plan import RowWork
 from server.engine.variant import Variant
 
 

@@ -4,7 +4,6 @@ never sees a tensor.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from merging.adapter import Adapter
 from merging.blend import Blend
@@ -13,42 +12,7 @@ from server.engine.config import EngineConfig
 from server.engine.group import Group, Row
 from server.engine.request import Priority
 from server.engine.slab import widest_rank
-
-
-@dataclass(slots=True, eq=False)
-class RowWork:
-    """One row's share of a step: `num_tokens` tokens from `row.num_computed` on."""
-
-    group: Group
-    row: Row
-    num_tokens: int
-
-    @property
-    def num_logits(self) -> int:
-        """How many of these tokens, the last ones, give logits that are needed."""
-        end = self.row.num_computed + self.num_tokens
-        return max(end - self.group.first_logits(self.row), 0)
-
-
-@dataclass(slots=True)
-class StepPlan:
-    """What a step does, and what was seen while planning it.
-
-    `new_blocks` are those that rows were given; they hold what their last row left behind.
-    `num_read` counts the positions of given texts whose logits all pass through the head.
-    """
-
-    work: list[RowWork] = field(default_factory=list)
-    new_blocks: list[int] = field(default_factory=list)
-    preempted: list[Group] = field(default_factory=list)
-    num_read: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that pass through the model."""
-        return sum(item.num_tokens for item in self.work)
+from server.engine.step_plan import RowWork, StepPlan
 
 
 class Scheduler:

@@ -8,7 +8,8 @@ from server.engine.config import EngineConfig
 from server.engine.detokenizer import Detokenizer
 from server.engine.group import Group
 from server.engine.request import Member, Request, SamplingParams
-from server.engine.scheduler import Scheduler, StepPlan
+from server.engine.scheduler import Scheduler
+from server.engine.step_plan import StepPlan
 
 BASE = Blend("base", (), torch.zeros(0, 0))
 
