@@ -73,7 +73,9 @@ def _computing(config: Config) -> dict[str, JsonValue]:
     found |= {key: config[key] for key in CAPS if key in config}
     given = next((config[key] for key in ACTIVATIONS if config.get(key) is not None), None)
     if given is not None:
-        found["activation"] = SAME_ACTIVATION.get(str(given), given)
+        # The first Gemmas say gelu and mean its approximation; newer transformers write that.
+        name = "gelu_new" if given == "gelu" and config.get("model_type") == "gemma" else str(given)
+        found["activation"] = SAME_ACTIVATION.get(name, name)
     return {**found, **_rope(config)}
 
 
@@ -83,10 +85,25 @@ def _rope(config: Config) -> dict[str, JsonValue]:
     parts = [config[key] for key in ("rope_scaling", "rope_parameters") if key in config]
     for part in parts:
         found |= part if isinstance(part, dict) else {}
+    is_phi3 = str(config.get("model_type", "")).startswith("phi3")
+    kinds = {kind: value for kind, value in found.items() if isinstance(value, dict)}
+    if kinds:  # one for each kind of layer
+        named = {k: _one_rope(value, is_phi3=is_phi3) for k, value in kinds.items()}
+        flat = {key: value for key, value in found.items() if key not in kinds}
+        return flat | {f"{k}.{key}": v for k, part in named.items() for key, v in part.items()}
+    found = _one_rope(found, is_phi3=is_phi3)
+    if parts or "rope_theta" in found:
+        found.setdefault("rope_type", "default")
+    return found
+
+
+def _one_rope(given: Config, *, is_phi3: bool) -> dict[str, JsonValue]:
+    """Under the names that are used now; null says nothing."""
+    found = {key: value for key, value in given.items() if value is not None}
     if "type" in found:
         found.setdefault("rope_type", found.pop("type"))
-    if parts and not any(isinstance(value, dict) for value in found.values()):
-        found.setdefault("rope_type", "default")  # with dicts there is one for each kind of layer
+    if found.get("rope_type") == "su" or (is_phi3 and found.get("rope_type") == "yarn"):
+        found["rope_type"] = "longrope"
     return found
 
 

@@ -46,6 +46,8 @@ def merge_tensor(
                 **method.trim_values(values, place),
             )
             deltas[place] = deltas[place] * trimmed.kept * trimmed.scale
+    else:  # the method may write over them, and they are the caller's
+        deltas = [delta.clone() for delta in deltas]
     return base + method.merge_deltas(base, tuple(deltas), values)
 
 

@@ -54,8 +54,8 @@ class Packer:
                     variant.pack()
                 except Exception:  # it serves as it is, only slower
                     logger.exception("a variant could not be packed")
-                give_back()  # plain weights, and those of variants that left
             del variant  # while this thread waits, nobody may be kept by it
+            give_back()  # what packing replaced, and what variants that left had
 
     def _next(self) -> "weakref.ref[Variant] | None":
         """Wait for the next variant that is due; None at the end."""

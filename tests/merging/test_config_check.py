@@ -85,10 +85,40 @@ def test_rotary_embeddings_of_each_kind_of_layer() -> None:
 
 
 def test_a_gemma_ignores_the_activation_of_its_old_key() -> None:
-    """`hidden_activation` counts where it is there."""
+    """`hidden_activation` counts where it is there; gelu is its approximation in the first Gemmas,
+    which newer files say, and itself in other models.
+    """
     old = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}
     assert config_reason(old, {"hidden_act": "gelu_new"}) is None
     assert config_reason({"hidden_act": "gelu"}, old) is not None
+    gemma = {"model_type": "gemma", "hidden_act": "gelu", "hidden_activation": None}
+    assert config_reason({"model_type": "gemma", "hidden_act": "gelu_pytorch_tanh"}, gemma) is None
+
+
+def test_scaling_is_refused_on_a_base_that_has_no_word_of_it() -> None:
+    """Many files leave `rope_scaling` out where there is none."""
+    base = {"rope_theta": 1e6}
+    scaled = base | {"rope_scaling": {"type": "yarn", "factor": 4.0}}
+    assert "rope_type 'yarn'" in str(config_reason(scaled, base))
+    assert config_reason(base | {"rope_scaling": None}, base) is None
+
+
+def test_old_names_of_long_rotary_embeddings() -> None:
+    """Phi-3's first files said su and yarn for what is longrope now; others mean yarn by it."""
+    now = {"model_type": "phi3", "rope_scaling": {"type": "longrope", "long_factor": [1.0]}}
+    for old in ("su", "yarn"):
+        before = {"model_type": "phi3", "rope_scaling": {"type": old, "long_factor": [1.0]}}
+        assert config_reason(before, now) is None
+        assert (config_reason({**before, "model_type": "qwen2"}, now) is None) == (old == "su")
+
+
+def test_kinds_of_layers_follow_the_same_rules() -> None:
+    """What one of two files does not say, or says as null, is no difference."""
+    base = {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    own = {
+        "full_attention": {**base["full_attention"], "partial_rotary_factor": 1.0, "factor": None}
+    }
+    assert config_reason({"rope_parameters": own}, {"rope_parameters": base}) is None
 
 
 def test_what_changes_little_is_a_warning() -> None:

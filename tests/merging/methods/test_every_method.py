@@ -169,6 +169,19 @@ def test_only_random_methods_look_at_the_seed(method: Method) -> None:
     assert torch.equal(one, other)
 
 
+@every_method
+def test_inputs_stay_as_they_are(method: Method) -> None:
+    """Whatever a method does with its trimmed deltas: those that it was given may be kept."""
+    count, base = count_of(method), tensor(6, 7, seed=1)
+    deltas = [tensor(6, 7, seed=2 + i) for i in range(count)]
+    before = [t.clone() for t in (base, *deltas)]
+    for density in (0.5, 1.0):
+        values = settings(method, count)
+        values |= {"density": (density,) * count} if "density" in values else {}
+        merged(method, base, deltas, values)
+    assert all(torch.equal(*pair) for pair in zip(before, (base, *deltas), strict=True))
+
+
 @pointwise_methods
 def test_pointwise_methods_merge_slices_alike(method: Method) -> None:
     """Slices of the flattened tensors, merged one by one, give the whole, bit for bit."""

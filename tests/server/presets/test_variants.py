@@ -934,3 +934,16 @@ def test_a_variant_that_is_used_is_packed(world, catalog, monkeypatch):
     catalog.resolve("tutor")
     time.sleep(0.05)
     assert sorted(v.num_packed for v in world.forge.live) == [0, 1]
+
+
+def test_what_packing_freed_is_given_back(world, catalog, monkeypatch):
+    """Behind each packing, which lets go of the plain weights."""
+    packed: list[int] = []
+    monkeypatch.setattr("server.presets.packer.DELAY", 0.01)
+    monkeypatch.setattr(
+        "server.presets.packer.give_back",
+        lambda: packed.append(sum(variant.num_packed for variant in world.forge.live)),
+    )
+    catalog.create(ties(), edit=Edit())
+    catalog.resolve("tutor")
+    wait_for(lambda: packed == [1])
