@@ -235,7 +235,8 @@ def _check_of(model: Weights, name: str) -> Callable[[], None]:
         if isinstance(model, StackedWeights):
             model, name = model.parts[name]
         elif isinstance(model, AdapterWeights):
-            model, name = model.weights, model.tied.get(name, name)
+            name = model.tied.get(name, name)
+            model = model.weights
         elif isinstance(model, AlignedWeights):
             model = model.weights
         else:
