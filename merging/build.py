@@ -13,7 +13,7 @@ import torch
 
 from merging.checkpoint import Progress
 from merging.errors import MergingError, PlanError
-from merging.operand import check_unchanged, checkpoints_of
+from merging.operand import check_unchanged
 from merging.pieces import Scratch
 from merging.tensor_build import Phase, Shared, TensorBuild
 from merging.thresholds import find_thresholds
@@ -74,8 +74,8 @@ def build(
     it must be seen whole, one worker merges it, while others merge smaller ones.
 
     Raises PlanError with every reason, led by the names of tensors: what is missing, has another
-    shape, or is not finite, and in which source; SourceError once files have changed, for which
-    every task looks before it reads; BuildCancelled once `cancelled` says so.
+    shape, is not finite, or is of a file that changed, and in which source; SourceError if files
+    changed by the end; BuildCancelled once `cancelled` says so.
     """
     start = perf_counter()
     build = _Build(plan, out, cache, progress or (lambda done, total: None), cancelled)
@@ -99,7 +99,6 @@ class _Build:
     ) -> None:
         self._plan, self._out, self._cache = plan, out, cache
         self._progress, self._cancelled = progress, cancelled
-        self._checkpoints = checkpoints_of(plan)
         self._scratch = Scratch()
         self._builds: list[TensorBuild] = []
         self._seconds: dict[Phase, float] = {}
@@ -125,7 +124,7 @@ class _Build:
         for _ in workers.run(map(self._alone, builds)):
             self._progress(self._done, self._total)
         self._raise_problems()
-        check_unchanged(self._checkpoints)
+        check_unchanged(self._plan)
         return BuildReport(
             seconds=perf_counter() - start,
             phase_seconds=dict(self._seconds),
@@ -161,14 +160,12 @@ class _Build:
     def _noted(self, build: TensorBuild, task: Task) -> None:
         try:
             task()
-        except MergingError as error:
-            build.problems += error.reasons
+        except MergingError as error:  # maybe what another task of the tensor met with
+            build.problems += [r for r in error.reasons if r not in build.problems]
 
     def _timed(self, phase: Phase, task: Task) -> None:
         if self._cancelled():
             raise BuildCancelled
-        # To read a mapped file beyond an end that was cut off ends the process.
-        check_unchanged(self._checkpoints)
         start = perf_counter()
         with torch.no_grad():
             task()

@@ -56,8 +56,7 @@ class CheckpointWeights:
         entry = self.entries.get(name)
         if entry is None:
             raise SourceError(f"{self.folder} has no tensor named {name}")
-        if problem := self._problem(entry.path):
-            raise SourceError(problem)
+        self.check(name)
         view = self._views.get(name)
         if view is None:
             data = self._mapped[entry.path][entry.offset : entry.offset + entry.num_bytes]
@@ -66,6 +65,11 @@ class CheckpointWeights:
                 return data.clone().view(dtype).view(entry.shape)  # a view would not be aligned
             view = self._views[name] = data.view(dtype).view(entry.shape)
         return view
+
+    def check(self, name: str) -> None:
+        """Raises SourceError if the file of a tensor changed since it was opened."""
+        if problem := self._problem(self.entries[name].path):
+            raise SourceError(problem)
 
     def check_unchanged(self) -> None:
         """Raises SourceError that names every file changed, replaced or removed since opening."""

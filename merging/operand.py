@@ -1,9 +1,9 @@
 """What a tensor is merged of: the base's tensor and each source's, read piece by piece."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -27,7 +27,9 @@ class Operand:
 
     `name` says whose it is, in messages; `digest` is that of the source's content, `tensor` its
     name of the tensor. `plain` is contiguous, in the dtype of its file. `is_base`: its plain tensor
-    is the base's own, so that its delta is the product alone.
+    is the base's own, so that its delta is the product alone. `check` raises SourceError if the
+    file behind `plain` changed: it is called before each piece is read, as reading behind an end
+    that was cut off ends the process.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Operand:
     product: Product | None
     pieces: tuple[Piece, ...]
     is_base: bool
+    check: Callable[[], None]
 
     @cached_property
     def _parts(self) -> tuple[torch.Tensor, ...]:
@@ -45,6 +48,7 @@ class Operand:
 
     def read_plain(self, index: int, into: torch.Tensor) -> None:
         """Write piece `index`, without its low-rank part, over `into`, which is flat."""
+        self.check()
         into.copy_(self._parts[index])
 
     def read(self, index: int, into: torch.Tensor) -> None:
@@ -57,7 +61,7 @@ class Operand:
         if self.is_base:
             into.zero_()
         else:
-            into.copy_(self._parts[index])
+            self.read_plain(index, into)
             if base is not None:
                 into.sub_(base)
         self.add_product(index, into)
@@ -134,7 +138,7 @@ def open_operands(plan: VariantPlan, tensor: TensorPlan) -> Operands:
     )
 
 
-def checkpoints_of(plan: VariantPlan) -> tuple[CheckpointWeights, ...]:
+def _checkpoints(plan: VariantPlan) -> tuple[CheckpointWeights, ...]:
     """The opened checkpoints that a plan reads, each once."""
     models = [own.weights for own in plan.sources.values() if own.weights is not None]
     if any(tensor.base is not None for tensor in plan.tensors):
@@ -155,10 +159,10 @@ def _opened(model: Weights) -> Iterator[CheckpointWeights]:
             yield from _opened(weights)
 
 
-def check_unchanged(checkpoints: Iterable[CheckpointWeights]) -> None:
-    """Raises SourceError that names every file that changed since it was opened."""
+def check_unchanged(plan: VariantPlan) -> None:
+    """Raises SourceError that names every file of a plan that changed since it was opened."""
     reasons: dict[str, None] = {}
-    for opened in checkpoints:
+    for opened in _checkpoints(plan):
         try:
             opened.check_unchanged()
         except SourceError as error:
@@ -193,7 +197,8 @@ def _open_base(
         return None
     digest = plan.base.digest
     origin = (digest, tensor.base)
-    return Operand("the base", digest, tensor.base, origin, plain, None, pieces, True)
+    check = _check_of(plan.base, tensor.base)
+    return Operand("the base", digest, tensor.base, origin, plain, None, pieces, True, check)
 
 
 def _open_source(
@@ -218,7 +223,24 @@ def _open_source(
     plain = _plain(source.weights, ingredient.tensor, tensor.shape, name, reasons)
     if plain is None:
         return None
-    return Operand(name, digest, ingredient.tensor, origin, plain, None, pieces, False)
+    check = _check_of(source.weights, ingredient.tensor)
+    return Operand(name, digest, ingredient.tensor, origin, plain, None, pieces, False, check)
+
+
+def _check_of(model: Weights, name: str) -> Callable[[], None]:
+    """Raises SourceError if the file changed of which a model's tensor is a view, if it is one."""
+    while True:
+        if isinstance(model, CheckpointWeights):
+            return partial(model.check, name)
+        if isinstance(model, StackedWeights):
+            model, name = model.parts[name]
+        elif isinstance(model, AdapterWeights):
+            name = model.tied.get(name, name)
+            model = model.weights
+        elif isinstance(model, AlignedWeights):
+            model = model.weights
+        else:
+            return lambda: None
 
 
 def _plain(

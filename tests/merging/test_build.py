@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,15 @@ from merging.adapter_weights import AdapterWeights, StackedWeights
 from merging.aligned_weights import AlignedWeights
 from merging.base import Base, Linear
 from merging.build import GROUP, BuildCancelled, build, grouped_by_size
-from merging.checkpoint_weights import open_checkpoint
+from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.elementwise import merge_whole
 from merging.errors import PlanError, SourceError
 from merging.methods import METHODS
-from merging.operand import Operands, checkpoints_of
+from merging.operand import Operands, check_unchanged
 from merging.pieces import pieces_of
-from merging.source import AdapterDeltas, CheckpointDeltas
+from merging.source import AdapterDeltas, CheckpointDeltas, Weights
 from merging.trim_cache import TrimCache
-from tests.merging.plans import built, plan_of, random_tensors, whole
+from tests.merging.plans import MemoryWeights, built, plan_of, random_tensors, whole
 
 SHAPES: Mapping[str, tuple[int, ...]] = {
     "wide.weight": (3, 2_101),  # rows of more than a piece, and not of whole bytes of a mask
@@ -421,45 +421,39 @@ def test_a_file_that_changes_during_the_build_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_cut_off_is_not_read_any_more(tmp_path: Path) -> None:
-    """Every task looks before it reads: reading on behind a file's end would end the process. (Here
-    it loses so little that no page goes.)
+    """Each piece is read after a look at its file, whatever model the file is a part of: reading on
+    behind its end would end the process. (Here it loses so little that no page goes.)
     """
     shapes = {"w": (6 * SIZE,)}  # three tasks of two pieces
     tensors = {name: random_tensors(shapes, seed=seed) for seed, name in enumerate(("base", "a"))}
+    nothing = Adapter("sha256:0", {}, None, None, tmp_path, 0)
+    other, memory = Base("b", "sha256:b", "float32", 1, {}), MemoryWeights(tensors["base"])
     path = tmp_path / "model.safetensors"
-    save_file(tensors["a"], path)
-    plan = plan_of("task_arithmetic", tensors["base"], {"a": tensors["a"]}, weight=(1.0,))
-    plan = replace(plan, sources={"a": CheckpointDeltas(open_checkpoint(tmp_path))})
-    out, asked = torch.full(shapes["w"], torch.nan), list[int]()
+    wraps: list[Callable[[CheckpointWeights], Weights]] = [
+        lambda opened: opened,
+        lambda opened: AlignedWeights(opened, memory, frozenset()),
+        lambda opened: AdapterWeights(nothing, other, opened, {}),
+        lambda opened: StackedWeights({"w": (opened, "w")}),
+    ]
+    for wrap in wraps:
+        save_file(tensors["a"], path)
+        model = wrap(open_checkpoint(tmp_path))
+        plan = plan_of("task_arithmetic", tensors["base"], {"a": tensors["a"]}, weight=(1.0,))
+        plan = replace(plan, sources={"a": CheckpointDeltas(model)})
+        out, asked = torch.full(shapes["w"], torch.nan), list[int]()
 
-    def cut_before_the_second() -> bool:
-        asked.append(1)
-        if len(asked) == 2:
-            os.truncate(path, path.stat().st_size - 1)
-        return False
+        def cut_before_the_second(asked: list[int] = asked) -> bool:
+            asked.append(1)
+            if len(asked) == 2:
+                os.truncate(path, path.stat().st_size - 1)
+            return False
 
-    with pytest.raises(SourceError, match=r"model\.safetensors changed since .* register"):
-        build(plan, lambda name: out, cancelled=cut_before_the_second, num_workers=1)
-    assert len(asked) == 2
-    assert not out[: 2 * SIZE].isnan().any()
-    assert out[2 * SIZE :].isnan().all()
-
-
-def test_files_of_every_kind_of_model_are_watched(tmp_path: Path) -> None:
-    """Aligned rows, an adapter on the base, and stacks of several models are of files too."""
-    opened = []
-    for number in range(4):
-        (tmp_path / str(number)).mkdir()
-        content = random_tensors({"w": (2, 2)}, seed=number)
-        save_file(content, tmp_path / str(number) / "model.safetensors")
-        opened.append(open_checkpoint(tmp_path / str(number)))
-    aligned = AlignedWeights(opened[0], opened[1], frozenset())
-    adapter = Adapter("sha256:0", {}, None, None, tmp_path, 0)
-    tuned = AdapterWeights(adapter, Base("b", "sha256:b", "float32", 1, {}), opened[2], {})
-    stacked = StackedWeights({"w": (tuned, "w"), "v": (opened[3], "w")})
-    plan = plan_of("task_arithmetic", {"w": torch.ones(2, 2)}, {"a": {"w": torch.ones(2, 2)}})
-    plan = replace(plan, base=stacked, sources={"a": CheckpointDeltas(aligned)})
-    assert set(checkpoints_of(plan)) == set(opened)
+        with pytest.raises(PlanError, match=r"^w: .*model\.safetensors changed since .* register"):
+            build(plan, {"w": out}.__getitem__, cancelled=cut_before_the_second, num_workers=1)
+        assert not out[: 2 * SIZE].isnan().any()
+        assert out[2 * SIZE :].isnan().all()
+        with pytest.raises(SourceError, match=r"model\.safetensors changed"):
+            check_unchanged(plan)
 
 
 def test_small_tensors_share_tasks() -> None:
