@@ -42,7 +42,7 @@ RUN = "## The run\n"
 
 DOCUMENT = """
 Written by `python -m scripts.when_to_merge`. {num_prompts} held-out prompts of each skill,
-greedy answers of at most {max_tokens} tokens, in bfloat16 on {num_threads} of two cores. A score is
+greedy answers of at most {max_tokens} tokens, in bfloat16 on {num_threads} of 2 cores. A score is
 the share of right answers with its 95 % interval; JS is the mean over the positions of the
 references, in nats.
 
