@@ -48,14 +48,21 @@ class Packer:
 
     def _run(self) -> None:
         while (due := self._next()) is not None:
-            variant = due()
-            if variant is not None and self._is_kept(variant):
-                try:
-                    variant.pack()
-                except Exception:  # it serves as it is, only slower
-                    logger.exception("a variant could not be packed")
-            del variant  # while this thread waits, nobody may be kept by it
-            give_back()  # what packing replaced, and what variants that left had
+            # Variants that were replaced before they were packed leave their memory to the next
+            # build, which takes it sooner from here than from the system.
+            if self._pack(due):
+                give_back()
+
+    def _pack(self, due: "weakref.ref[Variant]") -> bool:
+        """Pack a variant, if it is still kept, and say so. Nothing here holds it afterwards."""
+        variant = due()
+        if variant is None or not self._is_kept(variant):
+            return False
+        try:
+            variant.pack()
+        except Exception:  # it serves as it is, only slower
+            logger.exception("a variant could not be packed")
+        return True
 
     def _next(self) -> "weakref.ref[Variant] | None":
         """Wait for the next variant that is due; None at the end."""
