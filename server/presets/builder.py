@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 from merging.plan import Plan
 from server.errors import ServiceError
@@ -43,13 +42,11 @@ class Builder:
         if preset is None:
             return
         try:
-            old = None if preset.serving is None else preset.serving.merge
             snapshot = self._published.snapshot
             served = snapshot.weights_of(stored.record.document, plan)
-            self._variants.check_all(served, snapshot.weights_now(preset))
-            with ExitStack() as stack:
-                for each in served:
-                    stack.enter_context(self._variants.holding(each, old))
+            replacing = self._published.pinned_by([stored.record.name])
+            self._variants.check(served, replacing)
+            with self._variants.holding(served, snapshot.weights_now(preset), replacing):
                 self._publish(stored, plan)
         except ServiceError as error:
             if error.code == "draining":

@@ -86,14 +86,13 @@ class PresetEditor:
             return EditResult(record, created=False, changed=False)
         with phases.timed("plan"):
             plan, served = self._planned(document, snapshot)
-        old = _serving_plan(current)
-        self._variants.check_all(served, snapshot.weights_now(current))
+        replacing = self._published.pinned_by([name])
+        self._variants.check(served, replacing)
         with ExitStack() as stack:
-            for each in served:
-                if each.variant is not None and edit.wait:
-                    with phases.timed("build"):
-                        stack.enter_context(self._variants.holding(each, old))
-                self._variants.check(each, old)
+            if edit.wait and any(each.variant is not None for each in served):
+                old = snapshot.weights_now(current)
+                with phases.timed("build"):
+                    stack.enter_context(self._variants.holding(served, old, replacing))
             stack.enter_context(self._published.lock)
             if self._has_moved(snapshot, name, plan):
                 return None
@@ -123,10 +122,9 @@ class PresetEditor:
         snapshot, document = self._published.snapshot, current.record.document
         plan = self._planner.plan_document(document, snapshot.sources)
         served = snapshot.weights_of(document, plan)
-        self._variants.check_all(served, snapshot.weights_now(current))
-        with ExitStack() as stack:
-            for each in served:
-                stack.enter_context(self._variants.holding(each, _serving_plan(current)))
+        replacing = self._published.pinned_by([document.name])
+        self._variants.check(served, replacing)
+        with self._variants.holding(served, snapshot.weights_now(current), replacing):
             self._builder.finish(current.head, plan)
         after = self._published.snapshot.presets.get(current.record.name)
         if after and after.record.label == current.record.label and after.record.state == "failed":
@@ -151,9 +149,7 @@ class PresetEditor:
         if current is None:
             self._published.check_free(name, kind="preset")
         plan, served = self._planned(document, snapshot)
-        self._variants.check_all(served, snapshot.weights_now(current))
-        for each in served:
-            self._variants.check(each, _serving_plan(current))
+        self._variants.check(served, self._published.pinned_by([name]))
         if current is not None and is_current(document, current):
             return current.record, plan
         number = self._last_number(name, current) + 1
@@ -220,8 +216,3 @@ class PresetEditor:
             self._observer.preset_edited(
                 name if known else "", operation, observation.outcome, observation.phases.seconds
             )
-
-
-def _serving_plan(preset: Preset | None) -> Plan | None:
-    """The plan of the merge that requests get now, if any."""
-    return None if preset is None or preset.serving is None else preset.serving.merge

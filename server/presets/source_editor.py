@@ -55,7 +55,7 @@ class SourceEditor:
         self._registry = registry
         self._planner = planner
         self._published = published
-        self._followers = Followers(planner, variants)
+        self._followers = Followers(planner, variants, published)
         self._revisions_kept = revisions_kept
 
     def register(self, name: str, path: Path, progress: Progress | None = None) -> None:

@@ -379,6 +379,31 @@ def test_an_ensemble_beside_pinned_weights(variants):
     assert catalog.replace("pinned", changed, edit=Edit()).record.state == "ready"
 
 
+def test_members_that_another_preset_pins_are_no_room(variants):
+    """An edit that leaves them is no reason for them to go, whoever else runs them."""
+    catalog = with_checkpoints(variants, budget=int(3.5 * WHOLE))
+    others = {"third": {"weight": 0.5}, "fourth": {"weight": 0.5}}
+    for seed, name in enumerate(others, start=10):
+        catalog.add_source(name, variants.checkpoint(name, seed))
+    catalog.create(preset("pinned", sources=CHECKPOINTS, mode="ensemble", pinned=True), edit=Edit())
+    catalog.create(preset(sources=CHECKPOINTS, mode="ensemble"), edit=Edit())
+    with pytest.raises(UnprocessableError, match=r"run together: .* beside the .* of pinned"):
+        catalog.replace("tutor", preset(sources=others, mode="ensemble"), edit=Edit())
+    assert catalog.preset("tutor").revision == 1
+
+
+def test_pinned_members_make_room_for_those_that_replace_them(variants):
+    """An edit of a pinned ensemble needs room for its new members, not beside the old ones."""
+    catalog = with_checkpoints(variants, budget=int(2.5 * WHOLE))
+    others = {"third": {"weight": 0.5}, "fourth": {"weight": 0.5}}
+    for seed, name in enumerate(others, start=10):
+        catalog.add_source(name, variants.checkpoint(name, seed))
+    pinned = preset(sources=CHECKPOINTS, mode="ensemble", pinned=True)
+    catalog.create(pinned, edit=Edit())
+    changed = preset(sources=others, mode="ensemble", pinned=True)
+    assert catalog.replace("tutor", changed, edit=Edit()).record.state == "ready"
+
+
 def both(*names: str) -> dict[str, MemberSettings]:
     return {name: MemberSettings(weight=0.5) for name in names}
 
