@@ -67,7 +67,7 @@ class Service:
     async def resolve(self, model: str, overrides: Overrides | None) -> Served:
         """Pin a request to what its `model` means now."""
         begin = self.catalog.begin
-        if overrides is None and self.catalog.is_quick(model):
+        if overrides is None and "@" not in model:
             future = begin(model)
         else:  # Older revisions are read from the database, and overrides compile a plan of their
             # own: not on the thread that serves everybody's streams.

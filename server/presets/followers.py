@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from server.errors import UnprocessableError
+from server.presets.document_members import DocumentMembers
 from server.presets.editing import Phases
 from server.presets.planner import Planner
 from server.presets.published import Published
@@ -21,10 +22,17 @@ Follower = tuple[Preset, Preset]
 class Followers:
     """Plans and builds them, without any lock."""
 
-    def __init__(self, planner: Planner, variants: Variants, published: Published) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        variants: Variants,
+        published: Published,
+        members: DocumentMembers,
+    ) -> None:
         self._planner = planner
         self._variants = variants
         self._published = published
+        self._members = members
 
     def plan(self, snapshot: Snapshot, source: Source, edit: Edit) -> list[Follower]:
         """Every preset that uses the source before and after; refused if that breaks one."""
@@ -34,6 +42,7 @@ class Followers:
         reasons: list[str] = []
         for before in snapshot.presets_using(source.name):
             after = refreshed(before.head, sources, self._planner, edit, source.updated_at)
+            after = self._members.joined(after, snapshot, before)
             if after.record.state == "failed":
                 after = failed(after.head, after.record.reasons, before.serving)
             # One that had failed before may have other reasons, and must not stand in the way.

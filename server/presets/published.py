@@ -85,9 +85,8 @@ class Published:
 
 def _variants_of(snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
     """The digests of the variants that a snapshot serves, and of those that are pinned."""
-    serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
     plans = [source.plan for source in snapshot.sources.values() if source.plan is not None]
-    plans += [each.merge for each in serving if each.merge is not None]
+    plans += [plan for preset in snapshot.presets.values() for plan in snapshot.weights_now(preset)]
     return _digests(plans), frozenset(variant.digest for variant in _pinned(snapshot))
 
 

@@ -17,6 +17,7 @@ from server.presets.catalog import Catalog, Edit
 from server.presets.ensemble_settings import MemberSettings
 from server.presets.policy import Policy
 from server.presets.served import Overrides, Served
+from server.presets.snapshot import Serving
 from tests.server.presets.forge import TIES, WHOLE, VariantWorld
 from tests.server.presets.tiny import preset
 
@@ -450,6 +451,86 @@ def test_the_weights_of_a_member_revision_are_built_by_the_edit(variants):
     assert variants.forge.num_builds == before + 2
 
 
+def of_heavy(catalog: Catalog, edit: Edit | None = None, **fields) -> str:
+    """Create heavy, and tutor, an ensemble of ft and heavy@1; returns the digest of heavy@1."""
+    catalog.create(preset("heavy", **TIES), edit=Edit())
+    sources = {"ft": {"weight": 0.5}}
+    document = preset(sources=sources, mode="ensemble", ensemble={"members": HEAVY}, **fields)
+    digest = catalog.preset("heavy").digest
+    if edit is not None:
+        catalog._variants._shelf._let_go(digest)
+    catalog.create(document, edit=edit or Edit())
+    return digest
+
+
+def test_a_member_revision_is_kept_while_its_ensemble_serves(variants):
+    """An edit of its own preset, or that preset's end, does not take its weights away."""
+    catalog = variants.open_with_sources()
+    digest = of_heavy(catalog)
+    catalog.patch("heavy", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    assert digest in variants.variants._shelf
+    catalog.delete("heavy", edit=Edit())
+    builds = variants.forge.num_builds
+    assert {member.name for member in catalog.resolve("tutor").members} == {"ft", "heavy"}
+    assert variants.forge.num_builds == builds
+    catalog.patch("tutor", {"ensemble": {"members": None}}, edit=Edit())
+    assert digest not in variants.variants._shelf
+
+
+def test_a_member_revision_is_built_for_an_edit_that_does_not_wait(variants):
+    """The builder builds all that the ensemble runs, before it serves."""
+    catalog = variants.open_with_sources()
+    digest = of_heavy(catalog, Edit(wait=False))
+    catalog._builder.close()
+    assert catalog.preset("tutor").state == "ready"
+    assert digest in variants.variants._shelf
+
+
+def test_a_member_revision_of_a_pinned_ensemble_is_pinned(variants):
+    """It leaves less room for others, and is there before the server is ready; until then the
+    preset is cold.
+    """
+    catalog = variants.open_with_sources(budget=int(2.5 * WHOLE))
+    digest = of_heavy(catalog, pinned=True)
+    assert digest in variants.variants._shelf._pinned
+    with pytest.raises(UnprocessableError, match="pinned presets"):
+        catalog.create(preset("other", parameters={"lambda": 2.0}, **TIES), edit=Edit())
+    again = variants.open(budget=int(2.5 * WHOLE))
+    again.resolve("ft")
+    assert again.preset("tutor").state == "cold"
+    again.build_pinned()
+    assert digest in variants.variants._shelf
+    assert again.preset("tutor").state == "ready"
+
+
+def test_a_member_revision_stays_when_a_source_changes(variants):
+    """The ensemble's next revision runs the same revision, also where it is no longer kept."""
+    catalog = variants.open_with_sources(revisions_kept=1)
+    digest = of_heavy(catalog)
+    catalog.patch("heavy", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    catalog.replace_source("ft", str(variants.checkpoint("newer", 12)), edit=Edit())
+    served = catalog.resolve("tutor")
+    assert served.revision == 2
+    assert digest in {member.weights.digest for member in served.members}
+
+
+def test_an_ensemble_whose_member_is_gone_has_failed(variants):
+    """After a restart, when the revision cannot be looked up, the state and the reason say so; a
+    preset that runs as a merge serves that.
+    """
+    catalog = variants.open_with_sources(revisions_kept=1)
+    of_heavy(catalog)
+    catalog.create(preset("merged", ensemble={"members": HEAVY}), edit=Edit())
+    catalog.patch("heavy", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    again = variants.open(revisions_kept=1)
+    tutor = again.preset("tutor")
+    assert tutor.state == "failed"
+    assert "ensemble.members.heavy.model: preset 'heavy' has no revision 1" in tutor.reasons[0]
+    assert again.resolve("merged").mode == "merge"
+    with pytest.raises(InvalidRequestError, match="no revision 1"):
+        again.resolve("merged:ensemble")
+
+
 def test_new_content_of_a_member_makes_a_new_revision(variants):
     """An ensemble follows its sources as a merge does; who called before keeps the old weights."""
     catalog = with_checkpoints(variants)
@@ -483,7 +564,7 @@ def test_a_preset_whose_members_never_fit_together_is_refused(variants, monkeypa
     with pytest.raises(UnprocessableError, match=TOGETHER):
         roomy.replace("tutor", document, edit=Edit())  # who waits for what is building
     head, sources = roomy._snapshot.presets["tutor"].head, roomy._snapshot.sources
-    roomy._builder.finish(head, roomy._planner.plan_document(document, sources))
+    roomy._builder.finish(Serving(head, roomy._planner.plan_document(document, sources)))
     assert roomy.preset("tutor").state == "failed"
     assert "2 members run together" in roomy.preset("tutor").reasons[0]
     assert variants.forge.num_builds == 0
