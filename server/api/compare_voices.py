@@ -14,9 +14,6 @@ from server.compare.candidate import Voice
 from server.compare.case import Case
 from server.presets.served import Overrides, Served, ServedMember
 
-NEVER = Deadline()
-"""What runs in the background waits for every live request, however long that takes."""
-
 
 @dataclass(frozen=True, slots=True)
 class ByPrompt:
@@ -54,8 +51,9 @@ class VoiceMaker:
     async def _make(self, served: Served, case: Case) -> Voice:
         if chosen := self._by_prompt.get(id(served)):
             prompt = EncodedPrompt(case.token_ids)
+            # Without a deadline: in the background it waits for every live request.
             served = await self._service.resolve_for(
-                chosen.model, chosen.overrides, prompt, NEVER, "background"
+                chosen.model, chosen.overrides, prompt, Deadline(), "background"
             )
         if has_own_prompts(served):
             prompt = await run_in_threadpool(self._inputs.encode, case.index, served.members)

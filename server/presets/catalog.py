@@ -207,9 +207,9 @@ class Catalog:
         """Seconds that a request waits for weights that are being built."""
         return self._caller.patience
 
-    def out_of_patience(self, model: str) -> UnavailableError:
-        """The error for a request that waited for so long."""
-        return self._caller.out_of_patience(model)
+    def out_of_patience(self, model: str, timeout: float | None) -> UnavailableError:
+        """The error for a request that waited for so long, or until its `timeout`."""
+        return self._caller.out_of_patience(model, timeout)
 
     # Presets
 

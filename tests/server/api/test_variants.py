@@ -1,5 +1,6 @@
 """Variants over HTTP: edits, states, cold requests, and mergekit's configurations."""
 
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ import yaml
 
 from server.api.compare import prepare
 from server.api.compare_schemas import CompareBody
+from server.presets.catalog import Edit
 from tests.server.api.live import wait_until
-from tests.server.api.scripted import CONFIG, Harness, ScriptedEngine, make_app, running
+from tests.server.api.scripted import CONFIG, Harness, ScriptedEngine, make_app, running, silent
 from tests.server.presets.forge import TIES, VariantWorld
 from tests.server.presets.tiny import preset
 
@@ -104,6 +106,49 @@ def test_cold_requests_wait(api: Harness, world: VariantWorld) -> None:
     assert api.complete(model="tutor").status_code == 200
     threading.Timer(0.05, world.forge.gate.set).start()
     assert api.complete(model="tutor@1").json()["mergeserve"]["revision"] == 1
+
+
+@pytest.fixture
+def cold(world: VariantWorld) -> Iterator[Harness]:
+    """An application with a deadline that comes before its patience ends; tutor@1 is cold."""
+    engine = ScriptedEngine(CONFIG)
+    catalog = world.open_with_sources(patience=20)
+    catalog.seed_presets([preset(**TIES)], "the test")
+    catalog.patch("tutor", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    world.forge.gate.clear()
+    with running(make_app(engine, catalog, request_timeout=0.4), engine) as harness:
+        yield harness
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/completions", {"prompt": "hi", "mergeserve": {"weights": "auto:route"}}),
+        ("/v1/loglikelihood", {"texts": ["hi"]}),
+    ],
+)
+def test_the_wait_for_weights_ends_with_the_request(cold: Harness, path: str, body: dict) -> None:
+    """--request-timeout bounds it where it is shorter, and the error says that it was this."""
+    response = cold.post(path, {"model": "tutor@1", **body})
+    assert (response.status_code, error(response)["code"]) == (503, "variant_cold")
+    assert (
+        "than the 0.4 s that a request may take (--request-timeout)" in error(response)["message"]
+    )
+    assert int(response.headers["Retry-After"]) >= 1
+    assert cold.engine.requests == []
+
+
+def test_the_wait_for_weights_is_part_of_the_request(cold: Harness, world: VariantWorld) -> None:
+    """The rest of --request-timeout is for the answer; if it is too short the error says why."""
+    threading.Timer(0.2, world.forge.gate.set).start()
+    cold.engine.script = silent
+    response = cold.complete(model="tutor@1")
+    assert (response.status_code, error(response)["code"]) == (503, "request_timeout")
+    assert re.search(
+        r"0\.4 s .*, 0\.[23] s of which it waited for weights", error(response)["message"]
+    )
+    assert len(cold.engine.requests) == 1
 
 
 @pytest.mark.parametrize("is_in_time", [True, False])
