@@ -30,15 +30,20 @@ class DocumentMembers:
 
         InvalidRequestError for a member that is no revision, since what else a name stands for may
         change, and the revision would not; the error of calling it for a revision that cannot be
-        called as a merge.
+        called as a merge. A merge does without those that it has already and that are gone.
         """
         serving = None if current is None else current.serving
         known = {} if serving is None else serving.members
+        needless: frozenset[str] = frozenset()
+        if current is not None and document.mode == "merge":
+            needless = frozenset(_beside(current.record.document).values())
         plans: dict[str, Plan] = {}
-        for name, member in document.ensemble.members.items():
-            model = member.model or name
-            if model != BASE and model not in used_sources(document):
+        for name, model in _beside(document).items():
+            try:
                 plans[model] = known.get(model) or self._find(name, model, snapshot)
+            except ServiceError:
+                if model not in needless:
+                    raise
         return plans
 
     def joined(self, preset: Preset, snapshot: Snapshot, current: Preset | None = None) -> Preset:
@@ -48,7 +53,7 @@ class DocumentMembers:
             return preset
         document = serving.stored.record.document
         try:
-            members = self.plans(document, snapshot, current)
+            members = self.plans(document, snapshot, current or preset)
         except ServiceError as error:
             if document.mode == "merge":
                 return preset
@@ -67,6 +72,13 @@ class DocumentMembers:
         except ServiceError as error:
             error.message, error.param = f"{field}: {error.message}", field
             raise
+
+
+def _beside(document: PresetDocument) -> dict[str, str]:
+    """What the members run that are neither the base nor a source of the recipe, by name."""
+    models = {name: own.model or name for name, own in document.ensemble.members.items()}
+    known = used_sources(document) | {BASE}
+    return {name: model for name, model in models.items() if model not in known}
 
 
 def _check_revision(model: str, snapshot: Snapshot) -> None:

@@ -1,6 +1,6 @@
 """Edits of presets: validate, plan, build, then commit and publish, one at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from merging.plan import Plan
@@ -10,6 +10,7 @@ from server.presets.changes import Change, existing, is_current
 from server.presets.document import PresetDocument
 from server.presets.document_members import DocumentMembers
 from server.presets.editing import Observation, check_conditions, cleaned
+from server.presets.names import parse_model_string
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
@@ -94,7 +95,7 @@ class PresetEditor:
                 with phases.timed("build"):
                     stack.enter_context(self._variants.holding(served, old, replacing))
             stack.enter_context(self._published.lock)
-            if self._has_moved(snapshot, name, plan):
+            if self._has_moved(snapshot, name, plan, members):
                 return None
             number = self._last_number(name, current) + 1
             stored = new_revision(document, plan, edit, number=number, at=now())
@@ -106,12 +107,19 @@ class PresetEditor:
                 self._publish(serving, current, edit)
             return EditResult(stored.record, created=current is None, changed=True)
 
-    def _has_moved(self, snapshot: Snapshot, name: str, plan: Plan) -> bool:
-        """Whether the preset or one of its sources is not what it was. Called with the lock."""
+    def _has_moved(
+        self, snapshot: Snapshot, name: str, plan: Plan, members: Collection[str]
+    ) -> bool:
+        """Whether the preset, one of its sources or a preset that its members are revisions of is
+        not what it was. Called with the lock.
+        """
         present = self._published.snapshot
         if name not in present.presets:
             self._published.check_free(name, kind="preset")
-        return present.presets.get(name) is not snapshot.presets.get(name) or any(
+        presets = {name, *(parse_model_string(model).name for model in members)}
+        return any(
+            present.presets.get(preset) is not snapshot.presets.get(preset) for preset in presets
+        ) or any(
             present.sources.get(source) is not snapshot.sources.get(source)
             for source in plan.sources
         )

@@ -514,6 +514,59 @@ def test_a_member_revision_stays_when_a_source_changes(variants):
     assert digest in {member.weights.digest for member in served.members}
 
 
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_merge_is_edited_without_members_that_are_gone(variants, is_restarted):
+    """A member that it has already, and does not run, stands in the way of no other edit; to run
+    it, or to name one anew, is another thing.
+    """
+    catalog = variants.open_with_sources(revisions_kept=1)
+    catalog.create(preset("heavy", **TIES), edit=Edit())
+    catalog.create(preset(ensemble={"members": HEAVY}), edit=Edit())
+    catalog.patch("heavy", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    if is_restarted:
+        catalog = variants.open(revisions_kept=1)
+    assert catalog.patch("tutor", {"description": "x"}, edit=Edit()).record.revision == 2
+    patch = {"sources": {"math": {"weight": 0.6}}}
+    assert catalog.patch("tutor", patch, edit=Edit()).record.revision == 3
+    catalog.replace_source("math", str(variants.adapter("newer", 12)), edit=Edit())
+    assert catalog.preset("tutor").revision == 4
+    again = {"again": {"model": "heavy@1:merge", "weight": 0.5}}
+    with pytest.raises(InvalidRequestError, match="no revision 1"):
+        catalog.patch("tutor", {"ensemble": {"members": again}}, edit=Edit())
+    if is_restarted:
+        with pytest.raises(InvalidRequestError, match="no revision 1"):
+            catalog.patch("tutor", {"mode": "ensemble"}, edit=Edit())
+    else:  # its plan is still there
+        catalog.patch("tutor", {"mode": "ensemble"}, edit=Edit())
+        assert "heavy" in rows(catalog.resolve("tutor"))
+
+
+def test_a_source_that_is_one_no_more_is_no_member(tutor):
+    """A merge does without members that are gone, not with names that stand for nothing fixed."""
+    members = {"x": {"model": "math", "weight": 0.5}}
+    tutor.patch("tutor", {"ensemble": {"members": members}}, edit=Edit())
+    with pytest.raises(InvalidRequestError, match="neither base, nor a source of the preset"):
+        tutor.patch("tutor", {"sources": {"math": None}}, edit=Edit())
+
+
+def test_a_member_that_goes_before_the_commit_is_no_member(variants, monkeypatch):
+    """What was planned is planned anew if the preset of a member was edited or deleted since."""
+    catalog = variants.open_with_sources()
+    catalog.create(preset("heavy", **TIES), edit=Edit())
+    check, checked = variants.variants.check, []
+
+    def deleting(*arguments):
+        checked.append(arguments)
+        if len(checked) == 1:
+            catalog.delete("heavy", edit=Edit())
+        check(*arguments)
+
+    monkeypatch.setattr(variants.variants, "check", deleting)
+    with pytest.raises(InvalidRequestError, match="there is no 'heavy@1'"):
+        catalog.create(preset(ensemble={"members": HEAVY}), edit=Edit())
+    assert [record.name for record in catalog.presets()] == []
+
+
 def test_an_ensemble_whose_member_is_gone_has_failed(variants):
     """After a restart, when the revision cannot be looked up, the state and the reason say so; a
     preset that runs as a merge serves that.
