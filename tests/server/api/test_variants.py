@@ -1,5 +1,6 @@
 """Variants over HTTP: edits, states, cold requests, and mergekit's configurations."""
 
+import gc
 import re
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import yaml
 from server.api.compare import prepare
 from server.api.compare_schemas import CompareBody
 from server.presets.catalog import Edit
+from server.presets.policy import Policy
 from tests.server.api.live import wait_until
 from tests.server.api.scripted import CONFIG, Harness, ScriptedEngine, make_app, running, silent
 from tests.server.presets.forge import TIES, VariantWorld
@@ -170,6 +172,28 @@ def test_a_comparison_has_the_previous_revision_built(
     assert names == ["base", "ft", "merge", "ensemble", *(["tutor@1"] if is_in_time else [])]
     said = [note for note in lineup.notes if note.startswith("tutor@1 is not compared: ")]
     assert len(said) == (not is_in_time)
+
+
+@pytest.mark.parametrize("model", ["tutor:ensemble", "tutor:merge"])
+def test_a_comparison_keeps_no_weights_that_a_prompt_chooses_among(
+    world: VariantWorld, model: str
+) -> None:
+    """They are asked for again when a prompt has chosen: until then they may go."""
+    catalog = world.open_with_sources(policy=Policy("weights", "variant", serve_sources=True))
+    sources = {"math": {"weight": 1.0, "density": 0.5}, "ft": {"weight": 0.0, "density": 0.5}}
+    catalog.create(preset(method="ties", sources=sources), edit=Edit())
+    digest = catalog.resolve("ft").members[0].weights.digest
+    extension = {"weights": "auto:prompt_perplexity"}
+    candidates = ["base", {"model": model, "mergeserve": extension}]
+    body = CompareBody.model_validate({"candidates": candidates, "prompts": ["a"]})
+    engine = ScriptedEngine(CONFIG)
+    with running(make_app(engine, catalog), engine) as api:
+        service = api.app.state.lifecycle.service
+        comparison = api._portal.call(prepare, service, body)  # type: ignore[attr-defined]
+    world.variants._shelf._let_go(digest)
+    gc.collect()
+    assert digest not in {variant.digest for variant in world.forge.live}
+    assert len(comparison.lineup.candidates) == 2
 
 
 def test_tokens_need_no_weights(api: Harness, world: VariantWorld) -> None:
