@@ -57,7 +57,7 @@ from server.settings import Settings
 logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0
-"""Seconds that a request waits for weights that are being built, or `--request-timeout`."""
+"""Seconds that a request waits for weights that are being built."""
 
 Loader = Callable[[Settings, Metrics], Service]
 """Makes the service; runs on a thread of its own while the server already listens."""
@@ -86,7 +86,7 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
         resident=loaded.weights,
         variants=variants,
         location=str(model),
-        patience=min(PATIENCE, settings.request_timeout or PATIENCE),
+        patience=PATIENCE,
     )
     _fill(catalog, settings, progress)
 

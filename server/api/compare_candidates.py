@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fastapi.concurrency import run_in_threadpool
 
 from server.api.compare_schemas import CompareBody
-from server.api.compare_voices import ByPrompt
+from server.api.compare_voices import ByPrompt, rows_of
 from server.api.service import Service
 from server.compare.candidate import Candidate, Probe, Role
 from server.errors import (
@@ -98,11 +98,12 @@ async def _resolve(
     if served.preset is not None:
         model = f"{served.label}:{served.mode}"
         overrides = dataclasses.replace(overrides, mode=None)
-    rows = (await service.weighing(model, overrides)).sources
-    if overrides.auto != "route" and served.mode == "ensemble":
+    rows = rows_of((await service.weighing(model, overrides)).sources)
+    if overrides.auto != "route":
         even = dict.fromkeys((source.name for source in rows), 1.0 / len(rows))
         chosen = dataclasses.replace(overrides, auto=None, weights_temperature=None, weights=even)
-        rows = (await service.resolve(model, chosen)).members
+        is_merge = served.mode == "merge"
+        rows = frozenset() if is_merge else rows_of((await service.resolve(model, chosen)).members)
     lineup.by_prompt.append(ByPrompt(served, model, overrides, rows))
     return served
 

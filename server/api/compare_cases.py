@@ -9,12 +9,11 @@ from ensemble.errors import ScorerError
 from ensemble.scorers import Scorer, check_references
 from server.api.compare_schemas import CompareBody
 from server.api.fields import Prompt
-from server.api.prompts import EncodedPrompt, message_ids, prompt_ids
+from server.api.prompts import EncodedPrompt, PromptReader, message_ids, prompt_ids
 from server.api.schemas import Message
 from server.compare.case import Case
 from server.engine.tokenizer import Tokenizer
 from server.errors import InvalidRequestError
-from server.presets.served import ServedMember
 
 PATTERN_SCORERS = frozenset({"regex"})
 """Scorers whose references are no texts, so that they have no loss."""
@@ -31,7 +30,7 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.prompts or self.messages or ())
 
-    def encode(self, index: int, members: Sequence[ServedMember] = ()) -> EncodedPrompt:
+    def encode(self, index: int, members: Sequence[PromptReader] = ()) -> EncodedPrompt:
         """Token ids of one prompt, and of what members read in its place. Not on the event loop."""
         if self.prompts is not None:
             return prompt_ids([self.prompts[index]], self.tokenizer, members)[0]

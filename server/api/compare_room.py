@@ -7,23 +7,19 @@ from fastapi.concurrency import run_in_threadpool
 from server.api.compare_candidates import Lineup
 from server.api.compare_cases import Inputs
 from server.api.compare_schemas import CompareBody
-from server.api.compare_voices import ByPrompt, has_own_prompts
+from server.api.compare_voices import ByPrompt, Row, has_own_prompts, rows_of
 from server.api.sampling import Limits, comparison_sampling
 from server.api.service import Service
 from server.compare.case import Case
 from server.engine.request import SamplingParams
 from server.errors import InvalidRequestError
-from server.presets.served import Served, ServedMember
+from server.presets.served import Served
 
 MAX_POSITIONS = 20_000_000
 """Prompts x tokens x candidates of a comparison: some 100 bytes of memory for each."""
 
 MAX_SHOWN_POSITIONS = 5_000_000
 """The same where the result has every position."""
-
-
-Row = tuple[str, str | None, str | None]
-"""What a row runs and reads: its weights' digest, and a system prompt or prompt of its own."""
 
 
 def check_size(body: CompareBody, num_candidates: int) -> None:
@@ -50,7 +46,7 @@ async def check_room(
     dropped, with a note.
     """
     everybody = [candidate.served for candidate in lineup.candidates]
-    lengths = await run_in_threadpool(_lengths, cases, everybody, inputs)
+    lengths = await run_in_threadpool(_lengths, cases, _rows(everybody, lineup.by_prompt), inputs)
     field = "prompts" if body.messages is None else "messages"
     longest = max(range(len(cases)), key=lengths.__getitem__)
     config = service.engine.config
@@ -72,13 +68,21 @@ async def check_room(
     return sampling
 
 
-def _lengths(cases: Sequence[Case], everybody: Sequence[Served], inputs: Inputs) -> Sequence[int]:
+def _rows(everybody: Sequence[Served], by_prompt: Sequence[ByPrompt]) -> list[frozenset[Row]]:
+    """The rows that each candidate may run."""
+    chosen = {id(item.served): item.rows for item in by_prompt}
+    return [chosen.get(id(served), rows_of(served.members)) for served in everybody]
+
+
+def _lengths(
+    cases: Sequence[Case], everybody: Sequence[frozenset[Row]], inputs: Inputs
+) -> Sequence[int]:
     """Tokens of the longest prompt that anybody reads for each case."""
-    own = [served.members for served in everybody if has_own_prompts(served)]
+    own = {rows for rows in everybody if has_own_prompts(rows)}
     return [
         max(
             len(case.token_ids),
-            *(inputs.encode(case.index, members).longest for members in own),
+            *(inputs.encode(case.index, tuple(rows)).longest for rows in own),
             0,
         )
         for case in cases
@@ -131,18 +135,14 @@ def _num_rows(everybody: Sequence[Served], by_prompt: Sequence[ByPrompt]) -> int
     for served in everybody:
         item = chosen.get(id(served))
         if item is None:
-            rows |= _rows(served.members)
+            rows |= rows_of(served.members)
         elif item.overrides.auto == "route":
-            routes.add(_rows(item.rows))
+            routes.add(item.rows)
         elif served.mode == "ensemble":
-            rows |= _rows(item.rows)
+            rows |= item.rows
         else:
             num_own += 1
     return len(rows) + num_own + sum(not route <= rows for route in routes)
-
-
-def _rows(members: Sequence[ServedMember]) -> frozenset[Row]:
-    return frozenset((m.weights.digest, m.system, m.prompt) for m in members)
 
 
 def _check_cache(service: Service, num_rows: int, total: int) -> None:

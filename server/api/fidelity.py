@@ -130,7 +130,7 @@ class Fidelity:
         self, served: Served, prompt: EncodedPrompt, answer: tuple[int, ...]
     ) -> str | None:
         """Have one group of both modes' rows read the answer; the reason if that cannot be."""
-        try:  # on a thread: members may be old revisions, which are in the database
+        try:  # on a thread: the other mode may have to be planned
             other = await run_in_threadpool(self._catalog.other_mode, served)
         except ServiceError:  # say, an ensemble that cannot be made of this recipe
             return "no_other_mode"

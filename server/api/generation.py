@@ -89,6 +89,7 @@ class Generation:
         overrides: Overrides | None = None,
     ) -> Self:
         """Queue every choice of every prompt, all or none."""
+        deadline.check()
         requests = [
             request
             for prompt in prompts

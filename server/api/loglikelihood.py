@@ -77,7 +77,7 @@ async def loglikelihood(
 ) -> Response:
     """Score texts, or completions after their prompts."""
     deadline = service.deadline()
-    served = await service.resolve(body.model, body.overrides)
+    served = await service.resolve(body.model, body.overrides, deadline)
     given = await run_in_threadpool(_encode, body, served, service.tokenizer)
     check_lengths(given, service.max_model_len)
     num_top = body.top_logprobs or 0

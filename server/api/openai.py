@@ -106,7 +106,7 @@ async def _resolve(
     """What the request is pinned to, and its prompts as the members of that read them."""
     overrides = body.overrides
     if overrides is None or overrides.auto is None:
-        served = await service.resolve(body.model, overrides)
+        served = await service.resolve(body.model, overrides, deadline)
         return served, await encode(served.members)
     prompts = await encode(())
     if len(prompts) > 1:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -11,10 +12,25 @@ from server.api.sampling import check_token_ids
 from server.api.schemas import Message
 from server.engine.tokenizer import Tokenizer
 from server.errors import InvalidRequestError
-from server.presets.served import ServedMember
 
 SHORT_TEXT = 8192
 """Characters that are tokenized on the event loop: less work than changing threads."""
+
+
+class PromptReader(Protocol):
+    """A member, as far as it reads something of its own."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    @property
+    def system(self) -> str | None:
+        """Its own system prompt; None: the request's."""
+
+    @property
+    def prompt(self) -> str | None:
+        """Its own prompt; None: the request's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +51,7 @@ class EncodedPrompt:
 
 
 async def encode_prompts(
-    prompts: Sequence[Prompt], tokenizer: Tokenizer, members: Sequence[ServedMember] = ()
+    prompts: Sequence[Prompt], tokenizer: Tokenizer, members: Sequence[PromptReader] = ()
 ) -> tuple[EncodedPrompt, ...]:
     """The same as `prompt_ids`, on a thread where that takes long."""
     own = own_prompts(members)
@@ -45,7 +61,7 @@ async def encode_prompts(
 
 
 def prompt_ids(
-    prompts: Sequence[Prompt], tokenizer: Tokenizer, members: Sequence[ServedMember] = ()
+    prompts: Sequence[Prompt], tokenizer: Tokenizer, members: Sequence[PromptReader] = ()
 ) -> tuple[EncodedPrompt, ...]:
     """Token ids of prompts; texts get what the tokenizer adds, token ids are used as they are.
 
@@ -54,7 +70,7 @@ def prompt_ids(
     return tuple(_encode(prompts, own_prompts(members), tokenizer))
 
 
-def own_prompts(members: Sequence[ServedMember]) -> dict[str, str]:
+def own_prompts(members: Sequence[PromptReader]) -> dict[str, str]:
     """The prompts of members that have one of their own, by name; InvalidRequestError where one has
     a system prompt, which only conversations have.
     """
@@ -90,7 +106,7 @@ def _token_ids(prompt: Prompt, tokenizer: Tokenizer) -> tuple[int, ...]:
 async def encode_messages(
     messages: Sequence[Message],
     tokenizer: Tokenizer,
-    members: Sequence[ServedMember] = (),
+    members: Sequence[PromptReader] = (),
     *,
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
@@ -113,7 +129,7 @@ async def encode_messages(
 def message_ids(
     messages: Sequence[Message],
     tokenizer: Tokenizer,
-    members: Sequence[ServedMember] = (),
+    members: Sequence[PromptReader] = (),
     *,
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,

@@ -64,20 +64,25 @@ class Service:
         call = partial(work, *arguments, **options)
         return await to_thread.run_sync(call, limiter=self._edits)
 
-    async def resolve(self, model: str, overrides: Overrides | None) -> Served:
+    async def resolve(
+        self, model: str, overrides: Overrides | None, deadline: Deadline | None = None
+    ) -> Served:
         """Pin a request to what its `model` means now."""
         begin = self.catalog.begin
-        if overrides is None and self.catalog.is_quick(model):
+        if overrides is None and "@" not in model:
             future = begin(model)
         else:  # Older revisions are read from the database, and overrides compile a plan of their
             # own: not on the thread that serves everybody's streams.
             future = await run_in_threadpool(begin, model, overrides)
-        return await self._wait(future, model)
+        return await self._wait(future, model, deadline or Deadline())
 
-    async def weighing(self, model: str, overrides: Overrides) -> Weighing:
+    async def weighing(
+        self, model: str, overrides: Overrides, deadline: Deadline | None = None
+    ) -> Weighing:
         """The sources among which a request's prompt is to choose."""
         begin = self.catalog.begin_weighing
-        return await self._wait(await run_in_threadpool(begin, model, overrides), model)
+        future = await run_in_threadpool(begin, model, overrides)
+        return await self._wait(future, model, deadline or Deadline())
 
     async def resolve_for(
         self,
@@ -88,7 +93,7 @@ class Service:
         priority: Priority = "live",
     ) -> Served:
         """The same with weights that are chosen by the prompt: its likelihood under each source."""
-        weighing = await self.weighing(model, overrides)
+        weighing = await self.weighing(model, overrides, deadline)
         scores = await score_sources(self.engine, weighing.sources, prompt, deadline, priority)
         try:
             weights = weighing.weights(scores)
@@ -96,13 +101,22 @@ class Service:
             raise InvalidRequestError(
                 f"mergeserve.weights: {error}", param="mergeserve.weights"
             ) from error
-        return await self._wait(await run_in_threadpool(weighing.finish, weights), model)
+        future = await run_in_threadpool(weighing.finish, weights)
+        return await self._wait(future, model, deadline)
 
-    async def _wait(self, future: Future[Awaited], model: str) -> Awaited:
+    async def _wait(self, future: Future[Awaited], model: str, deadline: Deadline) -> Awaited:
+        """The weights, waited for no longer than patience and deadline allow."""
         if future.done():
             return future.result()
+        began, left = asyncio.get_running_loop().time(), deadline.left
+        timeout = asyncio.timeout(min(self.catalog.patience, left))
         try:
-            async with asyncio.timeout(self.catalog.patience):
+            async with timeout:
                 return await asyncio.wrap_future(future)
         except TimeoutError:
-            raise self.catalog.out_of_patience(model) from None
+            if not timeout.expired():
+                raise  # the build's own
+            limit = deadline.seconds if left < self.catalog.patience else None
+            raise self.catalog.out_of_patience(model, limit) from None
+        finally:
+            deadline.waited += asyncio.get_running_loop().time() - began

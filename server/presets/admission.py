@@ -2,9 +2,8 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from merging.plan import Plan
 from merging.variant import VariantPlan
 from server.errors import UnavailableError
 from server.presets.jobs import RETRY_SECONDS
@@ -25,25 +24,30 @@ class Admission:
         """What a variant needs, as far as its plan tells."""
         return Need(plan.num_bytes) if self._workshop is None else self._workshop.need(plan)
 
-    def check(self, plan: VariantPlan, replacing: Plan | None, need: Need | None = None) -> None:
+    def check(
+        self, plan: VariantPlan, replacing: Collection[str], need: Need | None = None
+    ) -> None:
         """BuildError if a variant can never be kept. Called with the lock."""
         need = need or self.need(plan)
-        shortage = self._shelf.shortage(plan.digest, need, _digests(replacing))
+        shortage = self._shelf.shortage(plan.digest, need, replacing)
         if shortage is not None:
             raise BuildError([shortage])
 
-    def check_all(self, plans: Sequence[VariantPlan], replacing: Sequence[Plan]) -> None:
+    def check_all(self, plans: Sequence[VariantPlan], replacing: Collection[str]) -> None:
         """BuildError if variants can never be kept together. Called with the lock."""
         needs = [self.need(plan) for plan in plans]
         need = Need(sum(need.weights for need in needs), sum(need.kv for need in needs))
         first, *rest = (plan.digest for plan in plans)
-        replaced = [digest for plan in replacing for digest in _digests(plan)]
-        shortage = self._shelf.shortage(first, need, [*rest, *replaced])
+        shortage = self._shelf.shortage(first, need, {*rest, *replacing})
         if shortage is not None:
             raise BuildError([f"its {len(plans)} members run together: {shortage}"])
 
     def wait(
-        self, plan: VariantPlan, replacing: Plan | None, need: Need, closing: threading.Event
+        self,
+        plan: VariantPlan,
+        replacing: Collection[str],
+        need: Need,
+        closing: threading.Event,
     ) -> None:
         """Wait until a variant has room beside what requests still run on; UnavailableError if that
         takes too long, BuildError if it never will have.
@@ -52,7 +56,7 @@ class Admission:
         while True:
             with self._lock:
                 self.check(plan, replacing, need)
-                crowding = self._shelf.crowding(plan.digest, need, _digests(replacing))
+                crowding = self._shelf.crowding(plan.digest, need, replacing)
                 if crowding is None:
                     self._shelf.expect(need.num_bytes)
                     return
@@ -69,7 +73,3 @@ class Admission:
 def draining() -> UnavailableError:
     """The error for whoever waits for a build when the server stops."""
     return UnavailableError("the server is shutting down", code="draining")
-
-
-def _digests(plan: Plan | None) -> list[str]:
-    return [plan.variant.digest] if plan is not None and plan.variant is not None else []

@@ -3,14 +3,12 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
-from merging.plan import Plan
 from server.errors import ServiceError
 from server.presets.published import Published
 from server.presets.record import PresetRecord, StoredRevision
 from server.presets.revising import failed, ready
-from server.presets.snapshot import Preset
+from server.presets.snapshot import Preset, Serving
 from server.presets.store import PresetStore
 from server.presets.variants import Variants
 from server.presets.workshop import BuildError
@@ -30,27 +28,26 @@ class Builder:
         self._store = store
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="preset-builder")
 
-    def submit(self, stored: StoredRevision, plan: Plan) -> None:
+    def submit(self, serving: Serving) -> None:
         """Publish a revision soon. It is on disk as building: a restart submits it again."""
-        self._executor.submit(_logged, lambda: self.finish(stored, plan))
+        self._executor.submit(_logged, lambda: self.finish(serving))
 
-    def finish(self, stored: StoredRevision, plan: Plan) -> None:
+    def finish(self, serving: Serving) -> None:
         """Build and publish a revision, unless it was deleted or a newer one serves.
 
         One that cannot be built has failed, and what served before goes on serving.
         """
+        stored = serving.stored
         preset = self._waiting(stored)
         if preset is None:
             return
         try:
-            old = None if preset.serving is None else preset.serving.merge
             snapshot = self._published.snapshot
-            served = snapshot.weights_of(stored.record.document, plan)
-            self._variants.check_all(served, snapshot.weights_now(preset))
-            with ExitStack() as stack:
-                for each in served:
-                    stack.enter_context(self._variants.holding(each, old))
-                self._publish(stored, plan)
+            served = snapshot.weights_now(Preset(stored, serving))
+            replacing = self._published.pinned_by([stored.record.name])
+            self._variants.check(served, replacing)
+            with self._variants.holding(served, snapshot.weights_now(preset), replacing):
+                self._publish(serving)
         except ServiceError as error:
             if error.code == "draining":
                 raise  # a restart builds it
@@ -63,10 +60,11 @@ class Builder:
     def build_pinned(self) -> None:
         """Build the pinned presets; what cannot be built is said in the log, and stays cold."""
         snapshot = self._published.snapshot
-        for serving in (preset.serving for preset in snapshot.presets.values()):
+        for preset in snapshot.presets.values():
+            serving = preset.serving
             if serving is not None and serving.stored.record.document.pinned:
                 try:
-                    for plan in snapshot.weights_of(serving.stored.record.document, serving.plan):
+                    for plan in snapshot.weights_now(preset):
                         self._variants.build(plan)
                 except ServiceError as error:
                     logger.error("%s is pinned and %s", serving.stored.record.label, error.message)
@@ -89,12 +87,13 @@ class Builder:
         # before a deletion: only then does it serve until the newest is built.
         return preset if serving is not None and serving.revision < number else None
 
-    def _publish(self, stored: StoredRevision, plan: Plan) -> None:
+    def _publish(self, serving: Serving) -> None:
+        stored = serving.stored
         with self._published.lock:
             preset = self._waiting(stored)
             if preset is None:
                 return
-            finished = ready(stored, plan)
+            finished = ready(serving)
             self._published.check_pinned([finished])
             self._mark(finished.record)
             is_newest = preset.record.revision == stored.record.revision

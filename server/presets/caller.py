@@ -116,11 +116,16 @@ class Caller:
             future.cancel()
             raise self.out_of_patience(model) from None
 
-    def out_of_patience(self, model: str) -> UnavailableError:
-        """The error for a request that waited for weights long enough."""
+    def out_of_patience(self, model: str, timeout: float | None = None) -> UnavailableError:
+        """The error for a request that waited for weights long enough. `timeout`: seconds that a
+        request may take in all, if it was these that were over.
+        """
+        limit = f"{self.patience:g} s that a request waits"
+        if timeout is not None:
+            limit = f"{timeout:g} s that a request may take (--request-timeout)"
         return UnavailableError(
-            f"the weights of {model!r} are being built, which takes longer than the "
-            f"{self.patience:g} s that a request waits: try again",
+            f"the weights of {model!r} are being built, which takes longer than the {limit}: try "
+            "again",
             retry_after=RETRY_SECONDS,
             code="variant_cold",
         )

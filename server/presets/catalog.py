@@ -20,6 +20,7 @@ from server.presets.caller import Caller
 from server.presets.changes import creation, merge_patching, replacement, return_to
 from server.presets.contents import Contents
 from server.presets.document import PresetDocument
+from server.presets.document_members import DocumentMembers
 from server.presets.interference import Interference
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.loading import load
@@ -37,7 +38,7 @@ from server.presets.record import Edit, EditResult, ModelCard, PresetRecord, Sou
 from server.presets.resolver import Resolver
 from server.presets.seeding import seed
 from server.presets.served import Overrides, Served
-from server.presets.snapshot import Snapshot
+from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.source_editor import SourceEditor
 from server.presets.sources import SourceRegistry
 from server.presets.store import PresetStore
@@ -95,10 +96,13 @@ class Catalog:
         self._caller = Caller(resolver, self._variants, patience)
         self._models = ModelList(base, self._kept, policy, created=int(now().timestamp()))
         shared = (self._planner, self._published, self._variants, observer)
+        self._members = DocumentMembers(resolver.members)
         self._presets = PresetEditor(
-            store, *shared, self._builder, resolver.members, revisions_kept=revisions_kept
+            store, *shared, self._members, self._builder, revisions_kept=revisions_kept
         )
-        self._sources = SourceEditor(store, self._registry, *shared, revisions_kept=revisions_kept)
+        self._sources = SourceEditor(
+            store, self._registry, *shared, self._members, revisions_kept=revisions_kept
+        )
         self.mergekit = MergekitForm(self._origins, self._published)
 
     @property
@@ -117,12 +121,16 @@ class Catalog:
                 self._registry,
                 self._planner,
                 self._kept,
+                self._members,
                 revisions_kept=self._revisions_kept,
             )
             self._published.publish(snapshot.presets.values(), sources=snapshot.sources)
         for preset in snapshot.presets.values():
             if preset.record.state == "building":
-                self._builder.submit(preset.head, self._kept.plan(preset.head))
+                finished = Preset(preset.head, Serving(preset.head, self._kept.plan(preset.head)))
+                serving = self._members.joined(finished, snapshot).serving
+                assert serving is not None, "a merge does without members that are gone"
+                self._builder.submit(serving)
 
     def close(self) -> None:
         """Publish the blends that are waiting, give up what is being built: the next start builds
@@ -178,12 +186,11 @@ class Catalog:
         return self._caller.resolve(self._snapshot, model, overrides or Overrides())
 
     def begin(self, model: str, overrides: Overrides | None = None) -> Future[Served]:
-        """The same without waiting: done already, unless weights have to be built."""
-        return self._caller.begin(self._snapshot, model, overrides or Overrides())
+        """The same without waiting: done already, unless weights have to be built.
 
-    def is_quick(self, model: str) -> bool:
-        """Whether `begin` reads nothing from the database, so that it may run on an event loop."""
-        return "@" not in model and not self._snapshot.runs_revisions(model)
+        Of a model without overrides and without a revision this reads nothing from the database.
+        """
+        return self._caller.begin(self._snapshot, model, overrides or Overrides())
 
     def other_mode(self, served: Served) -> Served | None:
         """What a request was pinned to, in the preset's other mode; None unless that revision still
@@ -200,9 +207,9 @@ class Catalog:
         """Seconds that a request waits for weights that are being built."""
         return self._caller.patience
 
-    def out_of_patience(self, model: str) -> UnavailableError:
-        """The error for a request that waited for so long."""
-        return self._caller.out_of_patience(model)
+    def out_of_patience(self, model: str, timeout: float | None) -> UnavailableError:
+        """The error for a request that waited for so long, or until its `timeout`."""
+        return self._caller.out_of_patience(model, timeout)
 
     # Presets
 

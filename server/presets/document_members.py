@@ -1,5 +1,8 @@
 """What an ensemble in a document may name as its members, so that a revision stays what it is."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from merging.plan import Plan
 from merging.recipe import BASE
 from server.errors import InvalidRequestError, NotFoundError, ServiceError
@@ -7,33 +10,75 @@ from server.presets.document import PresetDocument
 from server.presets.member_finder import MemberFinder
 from server.presets.names import parse_model_string
 from server.presets.planner import used_sources
-from server.presets.snapshot import Snapshot
+from server.presets.revising import failed
+from server.presets.snapshot import Preset, Snapshot
 
 
-def member_plans(
-    document: PresetDocument, snapshot: Snapshot, finder: MemberFinder
-) -> tuple[Plan, ...]:
-    """The plans of the members beside the base and the recipe's sources: revisions of presets.
+class DocumentMembers:
+    """Plans the members beside the base and the recipe's sources: revisions of presets.
 
-    InvalidRequestError for a member that is none of these, since what else a name stands for may
-    change, and the revision would not; the error of calling it for a revision that cannot be called
-    as a merge.
+    A revision that serves keeps their plans: they are looked up when it is made, or loaded.
     """
-    plans = []
-    for name, member in document.ensemble.members.items():
-        model = member.model or name
-        if model == BASE or model in used_sources(document):
-            continue
+
+    def __init__(self, finder: MemberFinder) -> None:
+        self._finder = finder
+
+    def plans(
+        self, document: PresetDocument, snapshot: Snapshot, current: Preset | None
+    ) -> Mapping[str, Plan]:
+        """The plans of a document's members by model string; `current` serves, with its members.
+
+        InvalidRequestError for a member that is no revision, since what else a name stands for may
+        change, and the revision would not; the error of calling it for a revision that cannot be
+        called as a merge. A merge does without those that it has already and that are gone.
+        """
+        serving = None if current is None else current.serving
+        known = {} if serving is None else serving.members
+        needless: frozenset[str] = frozenset()
+        if current is not None and document.mode == "merge":
+            needless = frozenset(_beside(current.record.document).values())
+        plans: dict[str, Plan] = {}
+        for name, model in _beside(document).items():
+            try:
+                plans[model] = known.get(model) or self._find(name, model, snapshot)
+            except ServiceError:
+                if model not in needless:
+                    raise
+        return plans
+
+    def joined(self, preset: Preset, snapshot: Snapshot, current: Preset | None = None) -> Preset:
+        """A preset with the members of what serves. An ensemble that lacks one has failed."""
+        serving = preset.serving
+        if serving is None:
+            return preset
+        document = serving.stored.record.document
+        try:
+            members = self.plans(document, snapshot, current or preset)
+        except ServiceError as error:
+            if document.mode == "merge":
+                return preset
+            if serving.stored is not preset.head:
+                return replace(preset, serving=None)
+            return failed((current or preset).head, [error.message])
+        return replace(preset, serving=replace(serving, members=members))
+
+    def _find(self, name: str, model: str, snapshot: Snapshot) -> Plan:
         field = f"ensemble.members.{name}.model"
         try:
             _check_revision(model, snapshot)
-            plans.append(finder.find(snapshot, model, by_request=False))
+            return self._finder.find(snapshot, model, by_request=False)
         except NotFoundError as error:
             raise InvalidRequestError(f"{field}: {error.message}", param=field) from error
         except ServiceError as error:
             error.message, error.param = f"{field}: {error.message}", field
             raise
-    return tuple(plans)
+
+
+def _beside(document: PresetDocument) -> dict[str, str]:
+    """What the members run that are neither the base nor a source of the recipe, by name."""
+    models = {name: own.model or name for name, own in document.ensemble.members.items()}
+    known = used_sources(document) | {BASE}
+    return {name: model for name, model in models.items() if model not in known}
 
 
 def _check_revision(model: str, snapshot: Snapshot) -> None:

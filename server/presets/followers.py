@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from merging.plan import Plan
 from server.errors import UnprocessableError
+from server.presets.document_members import DocumentMembers
 from server.presets.editing import Phases
 from server.presets.planner import Planner
+from server.presets.published import Published
 from server.presets.record import Edit
 from server.presets.revising import failed, refreshed
 from server.presets.snapshot import Preset, Snapshot
@@ -21,9 +22,17 @@ Follower = tuple[Preset, Preset]
 class Followers:
     """Plans and builds them, without any lock."""
 
-    def __init__(self, planner: Planner, variants: Variants) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        variants: Variants,
+        published: Published,
+        members: DocumentMembers,
+    ) -> None:
         self._planner = planner
         self._variants = variants
+        self._published = published
+        self._members = members
 
     def plan(self, snapshot: Snapshot, source: Source, edit: Edit) -> list[Follower]:
         """Every preset that uses the source before and after; refused if that breaks one."""
@@ -33,6 +42,7 @@ class Followers:
         reasons: list[str] = []
         for before in snapshot.presets_using(source.name):
             after = refreshed(before.head, sources, self._planner, edit, source.updated_at)
+            after = self._members.joined(after, snapshot, before)
             if after.record.state == "failed":
                 after = failed(after.head, after.record.reasons, before.serving)
             # One that had failed before may have other reasons, and must not stand in the way.
@@ -55,13 +65,18 @@ class Followers:
         need room for all of them at once, nor take that of what serves: they may be cold then.
         """
         result, reasons, is_kept = [], [], False
+        replacing = self._published.pinned_by([before.record.name for before, _ in followers])
         for before, after in followers:
             plan = None if after.serving is None else after.serving.merge or source.plan
             if plan is not None and plan.variant is not None:
                 try:
                     with phases.timed("build"):
                         is_pinned = after.record.document.pinned
-                        self._build_one(before, plan, stack, is_pinned or not is_kept)
+                        if is_pinned or not is_kept:
+                            old = self._published.snapshot.weights_now(before)
+                            stack.enter_context(self._variants.holding([plan], old, replacing))
+                        else:
+                            self._variants.build(plan, replacing)
                         is_kept = is_kept or not is_pinned
                 except UnprocessableError as error:
                     if before.record.state != "failed":
@@ -70,13 +85,6 @@ class Followers:
             result.append((before, after))
         refuse(source, reasons)
         return result
-
-    def _build_one(self, before: Preset, plan: Plan, stack: ExitStack, is_kept: bool) -> None:
-        old = None if before.serving is None else before.serving.merge
-        if is_kept:
-            stack.enter_context(self._variants.holding(plan, old))
-        else:
-            self._variants.build(plan, old)
 
 
 def are_all(presets: Sequence[Preset], followers: Sequence[Follower]) -> bool:

@@ -10,6 +10,7 @@ from merging.base import Base
 from merging.errors import SourceError
 from server.errors import ServiceError
 from server.presets.database import StoreError
+from server.presets.document_members import DocumentMembers
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.names import is_base
 from server.presets.planner import Planner
@@ -27,6 +28,7 @@ def load(
     registry: SourceRegistry,
     planner: Planner,
     kept: KeptRevisions,
+    members: DocumentMembers,
     *,
     revisions_kept: int,
 ) -> Snapshot:
@@ -41,6 +43,7 @@ def load(
     presets = [
         _reserved(_planned(head, sources, planner, older, at), planner.base) for head in heads
     ]
+    presets = [members.joined(preset, _snapshot(presets, sources)) for preset in presets]
     with store.writing() as writer:
         for name, source in _changed(stored_sources, sources).items():
             writer.put_source(name, source.path, source.digest, at=at)
@@ -52,6 +55,10 @@ def load(
     registry.contents.prune(store.used_contents())
     for head, preset in zip(heads, presets, strict=True):
         _log_preset(head, preset)
+    return _snapshot(presets, sources)
+
+
+def _snapshot(presets: Sequence[Preset], sources: Mapping[str, Source]) -> Snapshot:
     return Snapshot({preset.record.name: preset for preset in presets}, sources)
 
 

@@ -1,6 +1,6 @@
 """What members of ensembles run that are no sources of the recipe."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from merging.base import Base
 from merging.plan import Plan, base_plan
@@ -23,12 +23,17 @@ class MemberFinder:
         self._kept = kept
         self._permissions = permissions
 
-    def finder(self, snapshot: Snapshot, asked: Collection[str]) -> FindModel:
-        """Finds members in a snapshot. Sources that a request names, in one of the members `asked`,
-        must be served. InvalidRequestError for what is not there.
+    def finder(
+        self, snapshot: Snapshot, asked: Collection[str], known: Mapping[str, Plan]
+    ) -> FindModel:
+        """Finds members in a snapshot; those of the document are `known`, by model. Sources that a
+        request names, in one of the members `asked`, must be served. InvalidRequestError for what
+        is not there.
         """
 
         def find(name: str, model: str) -> Plan:
+            if name not in asked and model in known:
+                return known[model]
             try:
                 return self.find(snapshot, model, by_request=name in asked)
             except NotFoundError as error:

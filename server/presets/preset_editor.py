@@ -1,6 +1,6 @@
 """Edits of presets: validate, plan, build, then commit and publish, one at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from merging.plan import Plan
@@ -8,15 +8,15 @@ from server.errors import ServiceError
 from server.presets.builder import Builder
 from server.presets.changes import Change, existing, is_current
 from server.presets.document import PresetDocument
-from server.presets.document_members import member_plans
+from server.presets.document_members import DocumentMembers
 from server.presets.editing import Observation, check_conditions, cleaned
-from server.presets.member_finder import MemberFinder
+from server.presets.names import parse_model_string
 from server.presets.observer import CatalogObserver
 from server.presets.planner import Planner
 from server.presets.published import Published
 from server.presets.record import Edit, EditResult, PresetRecord, StoredRevision, now
 from server.presets.revising import building, new_revision, ready
-from server.presets.snapshot import Preset, Snapshot
+from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.store import PresetStore
 from server.presets.turns import Turns
 from server.presets.variants import Variants
@@ -42,8 +42,8 @@ class PresetEditor:
         published: Published,
         variants: Variants,
         observer: CatalogObserver,
+        members: DocumentMembers,
         builder: Builder,
-        members: MemberFinder,
         *,
         revisions_kept: int,
     ) -> None:
@@ -85,33 +85,41 @@ class PresetEditor:
             record = self._finish(current) if edit.wait else current.record
             return EditResult(record, created=False, changed=False)
         with phases.timed("plan"):
-            plan, served = self._planned(document, snapshot)
-        old = _serving_plan(current)
-        self._variants.check_all(served, snapshot.weights_now(current))
+            plan, members = self._planned(document, snapshot, current)
+        served = snapshot.weights_of(document, plan, members)
+        replacing = self._published.pinned_by([name])
+        self._variants.check(served, replacing)
         with ExitStack() as stack:
-            for each in served:
-                if each.variant is not None and edit.wait:
-                    with phases.timed("build"):
-                        stack.enter_context(self._variants.holding(each, old))
-                self._variants.check(each, old)
+            if edit.wait and any(each.variant is not None for each in served):
+                old = snapshot.weights_now(current)
+                with phases.timed("build"):
+                    stack.enter_context(self._variants.holding(served, old, replacing))
             stack.enter_context(self._published.lock)
-            if self._has_moved(snapshot, name, plan):
+            if self._has_moved(snapshot, name, plan, members):
                 return None
             number = self._last_number(name, current) + 1
             stored = new_revision(document, plan, edit, number=number, at=now())
-            self._published.check_pinned([ready(stored, plan)])
+            serving = Serving(stored, plan, members)
+            self._published.check_pinned([ready(serving)])
             with phases.timed("commit"):
                 self._commit(stored, current)
             with phases.timed("publish"):
-                self._publish(stored, plan, current, edit)
+                self._publish(serving, current, edit)
             return EditResult(stored.record, created=current is None, changed=True)
 
-    def _has_moved(self, snapshot: Snapshot, name: str, plan: Plan) -> bool:
-        """Whether the preset or one of its sources is not what it was. Called with the lock."""
+    def _has_moved(
+        self, snapshot: Snapshot, name: str, plan: Plan, members: Collection[str]
+    ) -> bool:
+        """Whether the preset, one of its sources or a preset that its members are revisions of is
+        not what it was. Called with the lock.
+        """
         present = self._published.snapshot
         if name not in present.presets:
             self._published.check_free(name, kind="preset")
-        return present.presets.get(name) is not snapshot.presets.get(name) or any(
+        presets = {name, *(parse_model_string(model).name for model in members)}
+        return any(
+            present.presets.get(preset) is not snapshot.presets.get(preset) for preset in presets
+        ) or any(
             present.sources.get(source) is not snapshot.sources.get(source)
             for source in plan.sources
         )
@@ -121,17 +129,16 @@ class PresetEditor:
         if current.record.state != "building":
             return current.record
         snapshot, document = self._published.snapshot, current.record.document
-        plan = self._planner.plan_document(document, snapshot.sources)
-        served = snapshot.weights_of(document, plan)
-        self._variants.check_all(served, snapshot.weights_now(current))
-        with ExitStack() as stack:
-            for each in served:
-                stack.enter_context(self._variants.holding(each, _serving_plan(current)))
-            self._builder.finish(current.head, plan)
+        plan, members = self._planned(document, snapshot, current)
+        served = snapshot.weights_of(document, plan, members)
+        replacing = self._published.pinned_by([document.name])
+        self._variants.check(served, replacing)
+        with self._variants.holding(served, snapshot.weights_now(current), replacing):
+            self._builder.finish(Serving(current.head, plan, members))
         after = self._published.snapshot.presets.get(current.record.name)
         if after and after.record.label == current.record.label and after.record.state == "failed":
             raise BuildError(after.record.reasons)
-        return ready(current.head, plan).record
+        return ready(Serving(current.head, plan)).record
 
     def delete(self, name: str, edit: Edit) -> None:
         """Delete a preset and its revisions; its numbers are not used again."""
@@ -150,10 +157,9 @@ class PresetEditor:
         check_conditions(edit, name, None if current is None else current.record.revision)
         if current is None:
             self._published.check_free(name, kind="preset")
-        plan, served = self._planned(document, snapshot)
-        self._variants.check_all(served, snapshot.weights_now(current))
-        for each in served:
-            self._variants.check(each, _serving_plan(current))
+        plan, members = self._planned(document, snapshot, current)
+        served = snapshot.weights_of(document, plan, members)
+        self._variants.check(served, self._published.pinned_by([name]))
         if current is not None and is_current(document, current):
             return current.record, plan
         number = self._last_number(name, current) + 1
@@ -171,13 +177,11 @@ class PresetEditor:
         return document
 
     def _planned(
-        self, document: PresetDocument, snapshot: Snapshot
-    ) -> tuple[Plan, tuple[Plan, ...]]:
-        """The plan of a document's recipe, and the plans of all weights that it serves."""
-        members = member_plans(document, snapshot, self._members)
-        plan = self._planner.plan_document(document, snapshot.sources)
-        served = snapshot.weights_of(document, plan)
-        return plan, (*served, *members) if document.mode == "ensemble" else served
+        self, document: PresetDocument, snapshot: Snapshot, current: Preset | None
+    ) -> tuple[Plan, Mapping[str, Plan]]:
+        """The plan of a document's recipe, and those of its members beside it."""
+        members = self._members.plans(document, snapshot, current)
+        return self._planner.plan_document(document, snapshot.sources), members
 
     def _commit(self, stored: StoredRevision, current: Preset | None) -> None:
         with self._store.writing() as writer:
@@ -193,14 +197,13 @@ class PresetEditor:
         counter = self._store.counter(name)
         return 0 if counter is None else counter.head
 
-    def _publish(
-        self, stored: StoredRevision, plan: Plan, current: Preset | None, edit: Edit
-    ) -> None:
+    def _publish(self, serving: Serving, current: Preset | None, edit: Edit) -> None:
         if edit.wait:
-            self._published.publish([ready(stored, plan)])
+            self._published.publish([ready(serving)])
         else:
-            self._published.publish([building(stored, current.serving if current else None)])
-            self._builder.submit(stored, plan)
+            before = current.serving if current else None
+            self._published.publish([building(serving.stored, before)])
+            self._builder.submit(serving)
 
     @contextmanager
     def _observed(self, operation: str, name: str) -> Iterator[Observation]:
@@ -220,8 +223,3 @@ class PresetEditor:
             self._observer.preset_edited(
                 name if known else "", operation, observation.outcome, observation.phases.seconds
             )
-
-
-def _serving_plan(preset: Preset | None) -> Plan | None:
-    """The plan of the merge that requests get now, if any."""
-    return None if preset is None or preset.serving is None else preset.serving.merge

@@ -1,7 +1,7 @@
 """The snapshot that everybody reads, and the lock of those who replace it."""
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from merging.base import Base
 from merging.plan import Plan
@@ -60,6 +60,14 @@ class Published:
         after = Snapshot(self._changed(presets), self.snapshot.sources)
         self._variants.check_pinned(_pinned(after), _pinned(self.snapshot))
 
+    def pinned_by(self, names: Collection[str]) -> frozenset[str]:
+        """The digests of the variants that these presets alone pin: what takes the place of all of
+        them need not find room beside these.
+        """
+        rest = {name: p for name, p in self.snapshot.presets.items() if name not in names}
+        before, after = _pinned(self.snapshot), _pinned(Snapshot(rest, self.snapshot.sources))
+        return frozenset(plan.digest for plan in before) - {plan.digest for plan in after}
+
     def _changed(self, presets: Iterable[Preset], without: str | None = None) -> dict[str, Preset]:
         changed = {name: p for name, p in self.snapshot.presets.items() if name != without}
         changed.update({preset.record.name: preset for preset in presets})
@@ -77,9 +85,8 @@ class Published:
 
 def _variants_of(snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
     """The digests of the variants that a snapshot serves, and of those that are pinned."""
-    serving = [preset.serving for preset in snapshot.presets.values() if preset.serving]
     plans = [source.plan for source in snapshot.sources.values() if source.plan is not None]
-    plans += [each.merge for each in serving if each.merge is not None]
+    plans += [plan for preset in snapshot.presets.values() for plan in snapshot.weights_now(preset)]
     return _digests(plans), frozenset(variant.digest for variant in _pinned(snapshot))
 
 

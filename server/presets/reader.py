@@ -100,14 +100,19 @@ class Reader:
         return record
 
     def _variants_of(self, record: PresetRecord) -> list[str]:
-        """The digests of the built weights that a record stands for: its own, or its sources'."""
+        """The digests of the built weights that a record stands for: its own, or its members'."""
         if record.path == "variant":
             return [record.digest]
         if record.path != "ensemble":
             return []
-        sources = self._published.snapshot.sources
-        used = [sources[n].plan for n in sorted(used_sources(record.document)) if n in sources]
-        return [plan.digest for plan in used if plan is not None and plan.variant is not None]
+        snapshot = self._published.snapshot
+        preset = snapshot.presets.get(record.name)
+        if preset and preset.serving and preset.serving.revision == record.revision:
+            plans = snapshot.weights_now(preset)
+        else:
+            sources = [snapshot.sources.get(name) for name in sorted(used_sources(record.document))]
+            plans = tuple(s.plan for s in sources if s is not None and s.plan is not None)
+        return [plan.digest for plan in plans if plan.variant is not None]
 
     def _existing(self, name: str) -> Preset:
         return existing(self._published.snapshot.presets.get(name), name)

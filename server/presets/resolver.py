@@ -128,7 +128,7 @@ class Resolver:
         self, snapshot: Snapshot, serving: Serving, model: str, overrides: Overrides
     ) -> Resolved:
         document, plan = serving.stored.record.document, serving.plan
-        ensemble = self._ensemble(snapshot, document, plan, overrides)
+        ensemble = self._ensemble(snapshot, serving, overrides)
         resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
         return replace(resolved, mode="ensemble", ensemble=ensemble)
 
@@ -137,10 +137,9 @@ class Resolver:
             self._permissions.check_level(document, ("mode", "weights"), "another mode")
         return asked or document.mode
 
-    def _ensemble(
-        self, snapshot: Snapshot, document: PresetDocument, plan: Plan, overrides: Overrides
-    ) -> Ensemble:
+    def _ensemble(self, snapshot: Snapshot, serving: Serving, overrides: Overrides) -> Ensemble:
         """The preset's ensemble, as the request changes it."""
+        document, plan = serving.stored.record.document, serving.plan
         if combination_fields(overrides):
             self._permissions.check_level(document, ("mode", "weights"), "another rule")
         if overrides.members:
@@ -149,7 +148,7 @@ class Resolver:
         given: Mapping[str, float] = {}
         if overrides.weights:
             plan, given = self._weighted(document, settings, plan, overrides.weights)
-        find = self.members.finder(snapshot, overrides.members)
+        find = self.members.finder(snapshot, overrides.members, serving.members)
         return self._ensembles.plan(settings, plan, document.base_model, find, given)
 
     def _weighted(
@@ -216,7 +215,7 @@ class Resolver:
         settings = overridden(EnsembleSettings(), overrides)
         given = overrides.weights or {}
         check_known(given, settings.members, "the ensemble has no member")
-        find = self.members.finder(snapshot, settings.members)
+        find = self.members.finder(snapshot, settings.members, {})
         ensemble = self._ensembles.plan(settings, self._base_plan, BASE, find, given)
         return replace(resolved, mode="ensemble", ensemble=ensemble)
 
@@ -245,7 +244,7 @@ class Resolver:
         resolved = Resolved(model, plan)
         if is_ensemble:
             settings = overridden(EnsembleSettings(), overrides)
-            find = self.members.finder(snapshot, settings.members)
+            find = self.members.finder(snapshot, settings.members, {})
             base_model = recipe.get("base_model", BASE)
             own = self._ensembles.plan(
                 settings, plan, base_model if isinstance(base_model, str) else None, find

@@ -41,12 +41,13 @@ def source_digests(plan: Plan) -> Mapping[str, str]:
     return {name: content.digest for name, content in plan.sources.items()}
 
 
-def ready(stored: StoredRevision, plan: Plan) -> Preset:
+def ready(serving: Serving) -> Preset:
     """A preset whose newest revision serves."""
-    path = path_of(stored.record.document, plan)
-    record = replace(stored.record, state="ready", digest=plan.digest, path=path, reasons=())
-    stored = replace(stored, record=record)
-    return Preset(stored, Serving(stored, plan))
+    record, plan = serving.stored.record, serving.plan
+    path = path_of(record.document, plan)
+    record = replace(record, state="ready", digest=plan.digest, path=path, reasons=())
+    stored = replace(serving.stored, record=record)
+    return Preset(stored, replace(serving, stored=stored))
 
 
 def building(stored: StoredRevision, serving: Serving | None) -> Preset:
@@ -77,9 +78,9 @@ def refreshed(
     except ServiceError as error:
         return failed(head, [error.message])
     if source_digests(plan) == head.sources:
-        return ready(head, plan)
+        return ready(Serving(head, plan))
     number = head.record.revision + 1
-    return ready(new_revision(document, plan, edit, number=number, at=at), plan)
+    return ready(Serving(new_revision(document, plan, edit, number=number, at=at), plan))
 
 
 def is_revised(head: StoredRevision, after: Preset) -> bool:

@@ -13,10 +13,15 @@ from server.presets.sources import Source, kind_of, present_reasons, recorded_ba
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A revision with the plan that requests get."""
+    """A revision with the plan that requests get.
+
+    `members` are the plans of its ensemble's members that are revisions of other presets, by model
+    string: it keeps them, whatever becomes of these presets.
+    """
 
     stored: StoredRevision
     plan: Plan
+    members: Mapping[str, Plan] = field(default_factory=dict)
 
     @property
     def revision(self) -> int:
@@ -53,30 +58,24 @@ class Snapshot:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
 
-    def weights_of(self, document: PresetDocument, plan: Plan) -> tuple[Plan, ...]:
+    def weights_of(
+        self, document: PresetDocument, plan: Plan, members: Mapping[str, Plan]
+    ) -> tuple[Plan, ...]:
         """The plans whose weights a preset serves: its own, or where it runs as an ensemble those
-        of its sources alone.
+        of its sources alone, and of members beside them.
         """
         if document.mode == "merge":
             return (plan,)
         sources = [self.sources[name] for name in sorted(plan.sources) if name in self.sources]
-        return tuple(source.plan for source in sources if source.plan is not None)
+        alone = (source.plan for source in sources if source.plan is not None)
+        return (*alone, *members.values())
 
     def weights_now(self, preset: Preset | None) -> tuple[Plan, ...]:
         """The same of what requests for a preset get now, if anything."""
         if preset is None or preset.serving is None:
             return ()
-        return self.weights_of(preset.serving.stored.record.document, preset.serving.plan)
-
-    def runs_revisions(self, model: str) -> bool:
-        """Whether a model string names a preset whose ensemble has revisions of others as members:
-        older ones are in the database.
-        """
-        preset = self.presets.get(model.partition(":")[0])
-        if preset is None or preset.serving is None:
-            return False
-        members = preset.serving.stored.record.document.ensemble.members.values()
-        return any("@" in (member.model or "") for member in members)
+        serving = preset.serving
+        return self.weights_of(serving.stored.record.document, serving.plan, serving.members)
 
     def presets_using(self, source: str) -> list[Preset]:
         """The presets whose newest revision uses a source, by name."""

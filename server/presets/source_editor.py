@@ -12,6 +12,7 @@ from merging.errors import SourceError
 from server.errors import ConflictError, UnprocessableError
 from server.presets.contents import Content, is_unchanged
 from server.presets.database import StoreError
+from server.presets.document_members import DocumentMembers
 from server.presets.editing import Phases, cleaned
 from server.presets.followers import Follower, Followers, are_all, refuse
 from server.presets.observer import CatalogObserver
@@ -47,6 +48,7 @@ class SourceEditor:
         published: Published,
         variants: Variants,
         observer: CatalogObserver,
+        members: DocumentMembers,
         *,
         revisions_kept: int,
     ) -> None:
@@ -55,7 +57,7 @@ class SourceEditor:
         self._registry = registry
         self._planner = planner
         self._published = published
-        self._followers = Followers(planner, variants)
+        self._followers = Followers(planner, variants, published, members)
         self._revisions_kept = revisions_kept
 
     def register(self, name: str, path: Path, progress: Progress | None = None) -> None:

@@ -70,9 +70,9 @@ class Variants:
                 raise BuildError(reasons)
             return self._start(wanted, is_waiting=is_waiting)
 
-    def check_all(self, plans: Sequence[Plan], replacing: Sequence[Plan] = ()) -> None:
+    def check_all(self, plans: Sequence[Plan], replacing: Collection[str] = ()) -> None:
         """BuildError if the variants that one request runs together can never be kept together,
-        beside the pinned ones but those of the plans that they replace.
+        beside the pinned ones but these.
         """
         wanted = {plan.variant.digest: plan.variant for plan in plans if plan.variant is not None}
         if len(wanted) < 2:
@@ -81,25 +81,29 @@ class Variants:
             self._admission.check_all(list(wanted.values()), replacing)
 
     @contextmanager
-    def holding(self, plan: Plan, replacing: Plan | None = None) -> Iterator[None]:
-        """Build the variant of a plan if it is one, and keep it until the block ends.
+    def holding(
+        self, plans: Sequence[Plan], old: Sequence[Plan] = (), replacing: Collection[str] = ()
+    ) -> Iterator[None]:
+        """Build the variants of plans, those that are some, and keep them until the block ends.
 
-        An edit publishes in the block. `replacing` is what it replaces, which is kept as long: it
-        serves meanwhile. Raises BuildError with every reason.
+        An edit publishes in the block. What it replaces, `old`, is kept as long: it serves
+        meanwhile. `replacing`: pinned variants whose place they take. Raises BuildError with every
+        reason.
         """
-        digests = [p.variant.digest for p in (plan, replacing) if p is not None and p.variant]
+        digests = [plan.variant.digest for plan in (*plans, *old) if plan.variant is not None]
         with self._lock:
             for digest in digests:
                 self._shelf.hold(digest)
         try:
-            self.build(plan, replacing)
+            for plan in plans:
+                self.build(plan, replacing)
             yield
         finally:
             with self._lock:
                 self._shelf.release(digests)
                 self._report()
 
-    def build(self, plan: Plan, replacing: Plan | None = None) -> None:
+    def build(self, plan: Plan, replacing: Collection[str] = ()) -> None:
         """Build the variant of a plan, if it is one and is not there, and wait for it."""
         if plan.variant is None:
             return
@@ -109,11 +113,15 @@ class Variants:
             job = self._start(plan.variant, replacing)
         job.result()
 
-    def check(self, plan: Plan, replacing: Plan | None = None) -> None:
-        """BuildError if the variant of a plan, if it is one, can never be kept."""
-        if plan.variant is not None:
-            with self._lock:
-                self._admission.check(plan.variant, replacing)
+    def check(self, plans: Sequence[Plan], replacing: Collection[str] = ()) -> None:
+        """BuildError if the variants of plans, those that are some, can never be kept, alone or
+        together.
+        """
+        self.check_all(plans, replacing)
+        with self._lock:
+            for plan in plans:
+                if plan.variant is not None:
+                    self._admission.check(plan.variant, replacing)
 
     def check_pinned(self, after: Collection[VariantPlan], before: Collection[VariantPlan]) -> None:
         """BuildError if the variants `after` cannot all be pinned.
@@ -173,7 +181,10 @@ class Variants:
     # Building
 
     def _start(
-        self, plan: VariantPlan, replacing: Plan | None = None, is_waiting: IsWaiting | None = None
+        self,
+        plan: VariantPlan,
+        replacing: Collection[str] = (),
+        is_waiting: IsWaiting | None = None,
     ) -> Future[Variant]:
         """The build that is under way, or a new one: an edit's, without `is_waiting`. Locked."""
         job = self._jobs.get(plan.digest)
@@ -188,7 +199,7 @@ class Variants:
         job.join(is_waiting)
         return job.future
 
-    def _run(self, plan: VariantPlan, replacing: Plan | None, job: Job) -> None:
+    def _run(self, plan: VariantPlan, replacing: Collection[str], job: Job) -> None:
         def admit(need: Need) -> None:
             self._admission.wait(plan, replacing, need, self._closing)
             with self._lock:

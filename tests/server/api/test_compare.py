@@ -706,6 +706,25 @@ def test_rows_of_weights_that_the_prompt_chooses_are_counted(
             assert f"read a text in {num_rows} rows at once" in refused(api, candidates=bodies)
 
 
+def test_prompts_of_members_that_the_prompt_may_choose_are_measured(api: Harness) -> None:
+    """A source of weight 0 is a row if the prompt gives it weight, and reads its own system prompt
+    then.
+    """
+    api.engine.script = compares({})
+    two_sources(
+        api,
+        sources={"math": {"weight": 1.0}, "code": {"weight": 0.0}},
+        ensemble={"members": {"code": {"system": "x" * 130}}},
+    )
+    talk = {"prompts": None, "messages": [[{"role": "user", "content": "hi"}]]}
+    plain: list[object] = ["base", "tutor:ensemble"]
+    assert result(api, candidates=plain, **talk)["errors"] == []
+    chosen = {"model": "tutor:ensemble", "mergeserve": BY_PERPLEXITY}
+    response = compare(api, candidates=["base", chosen], **talk)
+    assert response.status_code == 400, response.text
+    assert "maximum context length is 128 tokens" in response.json()["error"]["message"]
+
+
 def test_more_positions_than_memory_holds_are_refused(
     api: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

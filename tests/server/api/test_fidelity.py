@@ -1,7 +1,6 @@
 """Answers are scored by the preset's other mode, in the background, or dropped and counted."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -241,16 +240,15 @@ async def test_prompts_of_their_own_are_not_compared(stage: Stage) -> None:
 
 
 @in_loop
-async def test_members_that_are_old_revisions_are_read_on_another_thread(stage: Stage) -> None:
-    """The other mode may need the database, and the event loop does not wait for it."""
+async def test_members_that_are_old_revisions_are_not_read_again(stage: Stage) -> None:
+    """What serves has the plans of its members, in either mode: no database is read."""
     members = {"old": {"model": "tutor@1", "weight": 0.5}}
     stage.catalog.create(preset("mixed", ensemble={"members": members}), edit=Edit())
     stage.catalog.patch("tutor", {"sources": {"math": {"weight": 0.9}}}, edit=Edit())
     threads = reading_threads(stage.catalog)
     await stage.offer(stage.catalog.resolve("mixed"))
     assert len(stage.engine.requests) == 1
-    assert threads
-    assert threading.get_ident() not in threads
+    assert threads == []
     await stage.close()
 
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from server.api import openai
 from server.engine.request import Output, Request
 from server.errors import QueueFullError
 from tests.server.api.conftest import StartApp
@@ -192,6 +193,23 @@ def test_one_timeout_for_all_that_a_request_waits_for(start: StartApp) -> None:
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "request_timeout"
     assert [request.path for request in api.engine.requests] == ["scoring", "blend"]
+
+
+def test_a_request_that_is_over_is_not_queued(
+    start: StartApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the prompt alone took longer than --request-timeout, nothing is generated."""
+    api = start(request_timeout=0.02)
+    api.engine.script = says("a")
+    encode = openai.encode_prompts
+
+    async def slow(*arguments: object) -> object:
+        await asyncio.sleep(0.05)
+        return await encode(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(openai, "encode_prompts", slow)
+    assert api.complete().json()["error"]["code"] == "request_timeout"
+    assert api.engine.requests == []
 
 
 def test_end_cancels_nothing(api: Harness) -> None:

@@ -1,5 +1,7 @@
 """Variants over HTTP: edits, states, cold requests, and mergekit's configurations."""
 
+import gc
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +13,10 @@ import yaml
 
 from server.api.compare import prepare
 from server.api.compare_schemas import CompareBody
+from server.presets.catalog import Edit
+from server.presets.policy import Policy
 from tests.server.api.live import wait_until
-from tests.server.api.scripted import CONFIG, Harness, ScriptedEngine, make_app, running
+from tests.server.api.scripted import CONFIG, Harness, ScriptedEngine, make_app, running, silent
 from tests.server.presets.forge import TIES, VariantWorld
 from tests.server.presets.tiny import preset
 
@@ -106,6 +110,49 @@ def test_cold_requests_wait(api: Harness, world: VariantWorld) -> None:
     assert api.complete(model="tutor@1").json()["mergeserve"]["revision"] == 1
 
 
+@pytest.fixture
+def cold(world: VariantWorld) -> Iterator[Harness]:
+    """An application with a deadline that comes before its patience ends; tutor@1 is cold."""
+    engine = ScriptedEngine(CONFIG)
+    catalog = world.open_with_sources(patience=20)
+    catalog.seed_presets([preset(**TIES)], "the test")
+    catalog.patch("tutor", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    world.forge.gate.clear()
+    with running(make_app(engine, catalog, request_timeout=0.4), engine) as harness:
+        yield harness
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/completions", {"prompt": "hi", "mergeserve": {"weights": "auto:route"}}),
+        ("/v1/loglikelihood", {"texts": ["hi"]}),
+    ],
+)
+def test_the_wait_for_weights_ends_with_the_request(cold: Harness, path: str, body: dict) -> None:
+    """--request-timeout bounds it where it is shorter, and the error says that it was this."""
+    response = cold.post(path, {"model": "tutor@1", **body})
+    assert (response.status_code, error(response)["code"]) == (503, "variant_cold")
+    assert (
+        "than the 0.4 s that a request may take (--request-timeout)" in error(response)["message"]
+    )
+    assert int(response.headers["Retry-After"]) >= 1
+    assert cold.engine.requests == []
+
+
+def test_the_wait_for_weights_is_part_of_the_request(cold: Harness, world: VariantWorld) -> None:
+    """The rest of --request-timeout is for the answer; if it is too short the error says why."""
+    threading.Timer(0.2, world.forge.gate.set).start()
+    cold.engine.script = silent
+    response = cold.complete(model="tutor@1")
+    assert (response.status_code, error(response)["code"]) == (503, "request_timeout")
+    assert re.search(
+        r"0\.4 s .*, 0\.[23] s of which it waited for weights", error(response)["message"]
+    )
+    assert len(cold.engine.requests) == 1
+
+
 @pytest.mark.parametrize("is_in_time", [True, False])
 def test_a_comparison_has_the_previous_revision_built(
     api: Harness, world: VariantWorld, is_in_time: bool
@@ -125,6 +172,28 @@ def test_a_comparison_has_the_previous_revision_built(
     assert names == ["base", "ft", "merge", "ensemble", *(["tutor@1"] if is_in_time else [])]
     said = [note for note in lineup.notes if note.startswith("tutor@1 is not compared: ")]
     assert len(said) == (not is_in_time)
+
+
+@pytest.mark.parametrize("model", ["tutor:ensemble", "tutor:merge"])
+def test_a_comparison_keeps_no_weights_that_a_prompt_chooses_among(
+    world: VariantWorld, model: str
+) -> None:
+    """They are asked for again when a prompt has chosen: until then they may go."""
+    catalog = world.open_with_sources(policy=Policy("weights", "variant", serve_sources=True))
+    sources = {"math": {"weight": 1.0, "density": 0.5}, "ft": {"weight": 0.0, "density": 0.5}}
+    catalog.create(preset(method="ties", sources=sources), edit=Edit())
+    digest = catalog.resolve("ft").members[0].weights.digest
+    extension = {"weights": "auto:prompt_perplexity"}
+    candidates = ["base", {"model": model, "mergeserve": extension}]
+    body = CompareBody.model_validate({"candidates": candidates, "prompts": ["a"]})
+    engine = ScriptedEngine(CONFIG)
+    with running(make_app(engine, catalog), engine) as api:
+        service = api.app.state.lifecycle.service
+        comparison = api._portal.call(prepare, service, body)  # type: ignore[attr-defined]
+    world.variants._shelf._let_go(digest)
+    gc.collect()
+    assert digest not in {variant.digest for variant in world.forge.live}
+    assert len(comparison.lineup.candidates) == 2
 
 
 def test_tokens_need_no_weights(api: Harness, world: VariantWorld) -> None:

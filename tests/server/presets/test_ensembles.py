@@ -17,6 +17,7 @@ from server.presets.catalog import Catalog, Edit
 from server.presets.ensemble_settings import MemberSettings
 from server.presets.policy import Policy
 from server.presets.served import Overrides, Served
+from server.presets.snapshot import Serving
 from tests.server.presets.forge import TIES, WHOLE, VariantWorld
 from tests.server.presets.tiny import preset
 
@@ -379,6 +380,31 @@ def test_an_ensemble_beside_pinned_weights(variants):
     assert catalog.replace("pinned", changed, edit=Edit()).record.state == "ready"
 
 
+def test_members_that_another_preset_pins_are_no_room(variants):
+    """An edit that leaves them is no reason for them to go, whoever else runs them."""
+    catalog = with_checkpoints(variants, budget=int(3.5 * WHOLE))
+    others = {"third": {"weight": 0.5}, "fourth": {"weight": 0.5}}
+    for seed, name in enumerate(others, start=10):
+        catalog.add_source(name, variants.checkpoint(name, seed))
+    catalog.create(preset("pinned", sources=CHECKPOINTS, mode="ensemble", pinned=True), edit=Edit())
+    catalog.create(preset(sources=CHECKPOINTS, mode="ensemble"), edit=Edit())
+    with pytest.raises(UnprocessableError, match=r"run together: .* beside the .* of pinned"):
+        catalog.replace("tutor", preset(sources=others, mode="ensemble"), edit=Edit())
+    assert catalog.preset("tutor").revision == 1
+
+
+def test_pinned_members_make_room_for_those_that_replace_them(variants):
+    """An edit of a pinned ensemble needs room for its new members, not beside the old ones."""
+    catalog = with_checkpoints(variants, budget=int(2.5 * WHOLE))
+    others = {"third": {"weight": 0.5}, "fourth": {"weight": 0.5}}
+    for seed, name in enumerate(others, start=10):
+        catalog.add_source(name, variants.checkpoint(name, seed))
+    pinned = preset(sources=CHECKPOINTS, mode="ensemble", pinned=True)
+    catalog.create(pinned, edit=Edit())
+    changed = preset(sources=others, mode="ensemble", pinned=True)
+    assert catalog.replace("tutor", changed, edit=Edit()).record.state == "ready"
+
+
 def both(*names: str) -> dict[str, MemberSettings]:
     return {name: MemberSettings(weight=0.5) for name in names}
 
@@ -425,6 +451,139 @@ def test_the_weights_of_a_member_revision_are_built_by_the_edit(variants):
     assert variants.forge.num_builds == before + 2
 
 
+def of_heavy(catalog: Catalog, edit: Edit | None = None, **fields) -> str:
+    """Create heavy, and tutor, an ensemble of ft and heavy@1; returns the digest of heavy@1."""
+    catalog.create(preset("heavy", **TIES), edit=Edit())
+    sources = {"ft": {"weight": 0.5}}
+    document = preset(sources=sources, mode="ensemble", ensemble={"members": HEAVY}, **fields)
+    digest = catalog.preset("heavy").digest
+    if edit is not None:
+        catalog._variants._shelf._let_go(digest)
+    catalog.create(document, edit=edit or Edit())
+    return digest
+
+
+def test_a_member_revision_is_kept_while_its_ensemble_serves(variants):
+    """An edit of its own preset, or that preset's end, does not take its weights away."""
+    catalog = variants.open_with_sources()
+    digest = of_heavy(catalog)
+    catalog.patch("heavy", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    assert digest in variants.variants._shelf
+    catalog.delete("heavy", edit=Edit())
+    builds = variants.forge.num_builds
+    assert {member.name for member in catalog.resolve("tutor").members} == {"ft", "heavy"}
+    assert variants.forge.num_builds == builds
+    catalog.patch("tutor", {"ensemble": {"members": None}}, edit=Edit())
+    assert digest not in variants.variants._shelf
+
+
+def test_a_member_revision_is_built_for_an_edit_that_does_not_wait(variants):
+    """The builder builds all that the ensemble runs, before it serves."""
+    catalog = variants.open_with_sources()
+    digest = of_heavy(catalog, Edit(wait=False))
+    catalog._builder.close()
+    assert catalog.preset("tutor").state == "ready"
+    assert digest in variants.variants._shelf
+
+
+def test_a_member_revision_of_a_pinned_ensemble_is_pinned(variants):
+    """It leaves less room for others, and is there before the server is ready; until then the
+    preset is cold.
+    """
+    catalog = variants.open_with_sources(budget=int(2.5 * WHOLE))
+    digest = of_heavy(catalog, pinned=True)
+    assert digest in variants.variants._shelf._pinned
+    with pytest.raises(UnprocessableError, match="pinned presets"):
+        catalog.create(preset("other", parameters={"lambda": 2.0}, **TIES), edit=Edit())
+    again = variants.open(budget=int(2.5 * WHOLE))
+    again.resolve("ft")
+    assert again.preset("tutor").state == "cold"
+    again.build_pinned()
+    assert digest in variants.variants._shelf
+    assert again.preset("tutor").state == "ready"
+
+
+def test_a_member_revision_stays_when_a_source_changes(variants):
+    """The ensemble's next revision runs the same revision, also where it is no longer kept."""
+    catalog = variants.open_with_sources(revisions_kept=1)
+    digest = of_heavy(catalog)
+    catalog.patch("heavy", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    catalog.replace_source("ft", str(variants.checkpoint("newer", 12)), edit=Edit())
+    served = catalog.resolve("tutor")
+    assert served.revision == 2
+    assert digest in {member.weights.digest for member in served.members}
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_merge_is_edited_without_members_that_are_gone(variants, is_restarted):
+    """A member that it has already, and does not run, stands in the way of no other edit; to run
+    it, or to name one anew, is another thing.
+    """
+    catalog = variants.open_with_sources(revisions_kept=1)
+    catalog.create(preset("heavy", **TIES), edit=Edit())
+    catalog.create(preset(ensemble={"members": HEAVY}), edit=Edit())
+    catalog.patch("heavy", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    if is_restarted:
+        catalog = variants.open(revisions_kept=1)
+    assert catalog.patch("tutor", {"description": "x"}, edit=Edit()).record.revision == 2
+    patch = {"sources": {"math": {"weight": 0.6}}}
+    assert catalog.patch("tutor", patch, edit=Edit()).record.revision == 3
+    catalog.replace_source("math", str(variants.adapter("newer", 12)), edit=Edit())
+    assert catalog.preset("tutor").revision == 4
+    again = {"again": {"model": "heavy@1:merge", "weight": 0.5}}
+    with pytest.raises(InvalidRequestError, match="no revision 1"):
+        catalog.patch("tutor", {"ensemble": {"members": again}}, edit=Edit())
+    if is_restarted:
+        with pytest.raises(InvalidRequestError, match="no revision 1"):
+            catalog.patch("tutor", {"mode": "ensemble"}, edit=Edit())
+    else:  # its plan is still there
+        catalog.patch("tutor", {"mode": "ensemble"}, edit=Edit())
+        assert "heavy" in rows(catalog.resolve("tutor"))
+
+
+def test_a_source_that_is_one_no_more_is_no_member(tutor):
+    """A merge does without members that are gone, not with names that stand for nothing fixed."""
+    members = {"x": {"model": "math", "weight": 0.5}}
+    tutor.patch("tutor", {"ensemble": {"members": members}}, edit=Edit())
+    with pytest.raises(InvalidRequestError, match="neither base, nor a source of the preset"):
+        tutor.patch("tutor", {"sources": {"math": None}}, edit=Edit())
+
+
+def test_a_member_that_goes_before_the_commit_is_no_member(variants, monkeypatch):
+    """What was planned is planned anew if the preset of a member was edited or deleted since."""
+    catalog = variants.open_with_sources()
+    catalog.create(preset("heavy", **TIES), edit=Edit())
+    check, checked = variants.variants.check, []
+
+    def deleting(*arguments):
+        checked.append(arguments)
+        if len(checked) == 1:
+            catalog.delete("heavy", edit=Edit())
+        check(*arguments)
+
+    monkeypatch.setattr(variants.variants, "check", deleting)
+    with pytest.raises(InvalidRequestError, match="there is no 'heavy@1'"):
+        catalog.create(preset(ensemble={"members": HEAVY}), edit=Edit())
+    assert [record.name for record in catalog.presets()] == []
+
+
+def test_an_ensemble_whose_member_is_gone_has_failed(variants):
+    """After a restart, when the revision cannot be looked up, the state and the reason say so; a
+    preset that runs as a merge serves that.
+    """
+    catalog = variants.open_with_sources(revisions_kept=1)
+    of_heavy(catalog)
+    catalog.create(preset("merged", ensemble={"members": HEAVY}), edit=Edit())
+    catalog.patch("heavy", {"sources": {"ft": {"weight": 0.9}}}, edit=Edit())
+    again = variants.open(revisions_kept=1)
+    tutor = again.preset("tutor")
+    assert tutor.state == "failed"
+    assert "ensemble.members.heavy.model: preset 'heavy' has no revision 1" in tutor.reasons[0]
+    assert again.resolve("merged").mode == "merge"
+    with pytest.raises(InvalidRequestError, match="no revision 1"):
+        again.resolve("merged:ensemble")
+
+
 def test_new_content_of_a_member_makes_a_new_revision(variants):
     """An ensemble follows its sources as a merge does; who called before keeps the old weights."""
     catalog = with_checkpoints(variants)
@@ -458,7 +617,7 @@ def test_a_preset_whose_members_never_fit_together_is_refused(variants, monkeypa
     with pytest.raises(UnprocessableError, match=TOGETHER):
         roomy.replace("tutor", document, edit=Edit())  # who waits for what is building
     head, sources = roomy._snapshot.presets["tutor"].head, roomy._snapshot.sources
-    roomy._builder.finish(head, roomy._planner.plan_document(document, sources))
+    roomy._builder.finish(Serving(head, roomy._planner.plan_document(document, sources)))
     assert roomy.preset("tutor").state == "failed"
     assert "2 members run together" in roomy.preset("tutor").reasons[0]
     assert variants.forge.num_builds == 0

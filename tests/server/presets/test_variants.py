@@ -170,13 +170,13 @@ def test_overtaken_again_and_again(world, catalog, monkeypatch):
     catalog.create(ties(), edit=Edit())
     holding, calls, editor = world.variants.holding, [], threading.current_thread()
 
-    def overtaken(plan, old=None):
+    def overtaken(plans, *rest):
         if threading.current_thread() is not editor:  # what overtakes is built by another one
-            return holding(plan, old)
-        calls.append(plan)
+            return holding(plans, *rest)
+        calls.append(plans)
         if len(calls) < 20 and not catalog._published.lock._is_owned():
             catalog.patch("tutor", {"description": f"{len(calls)}"}, edit=SOON)
-        return holding(plan, old)
+        return holding(plans, *rest)
 
     monkeypatch.setattr(catalog._presets._variants, "holding", overtaken)
     record = catalog.patch("tutor", density(0.7), edit=Edit()).record
@@ -739,10 +739,35 @@ def test_pinned_ones_that_share_their_weights(world, edit):
     catalog = world.open_with_sources(budget=WHOLE)
     catalog.create(ties("a", pinned=True), edit=Edit())
     catalog.create(ties("b", pinned=True), edit=Edit())
-    with pytest.raises(UnprocessableError, match="all pinned presets"):
+    with pytest.raises(UnprocessableError, match="pinned presets"):
         catalog.patch("b", density(0.9), edit=edit)
     assert catalog.preset("b").revision == 1
     assert world.variants.num_bytes == WHOLE
+
+
+def test_pinned_weights_of_another_are_no_room(world):
+    """An edit of a preset that is not pinned does not take the place of the weights that another
+    one pins, though both serve them: it could never be called.
+    """
+    catalog = world.open_with_sources(budget=WHOLE + WHOLE // 2)
+    catalog.create(ties("a", pinned=True), edit=Edit())
+    catalog.create(ties("b"), edit=Edit())
+    for attempt in (
+        lambda: catalog.replace("b", ties("b", 0.25), edit=Edit()),
+        lambda: catalog.validate(ties("b", 0.25), edit=Edit()),
+    ):
+        with pytest.raises(UnprocessableError, match="of pinned presets"):
+            attempt()
+    assert catalog.preset("b").revision == 1
+
+
+def test_pinned_presets_follow_a_source_together(world):
+    """Those that all move to a source's new content need no room beside the old."""
+    catalog = world.open_with_sources(budget=WHOLE)
+    catalog.create(ties("a", pinned=True), edit=Edit())
+    catalog.create(ties("b", pinned=True), edit=Edit())
+    catalog.replace_source("ft", str(world.checkpoint("newer", 12)), edit=Edit())
+    assert {(p.revision, p.state) for p in catalog.presets()} == {(2, "ready")}
 
 
 def test_pinned_edits_at_the_same_time(world):
