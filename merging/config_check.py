@@ -99,7 +99,7 @@ def _rope(config: Config) -> dict[str, JsonValue]:
 
 def _one_rope(given: Config, *, is_phi3: bool) -> dict[str, JsonValue]:
     """Under the names that are used now; null says nothing."""
-    found = {key: value for key, value in given.items() if value is not None}
+    found: dict[str, JsonValue] = {k: value for k, value in given.items() if value is not None}
     if "type" in found:
         found.setdefault("rope_type", found.pop("type"))
     if found.get("rope_type") == "su" or (is_phi3 and found.get("rope_type") == "yarn"):
