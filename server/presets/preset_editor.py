@@ -1,7 +1,8 @@
 """Edits of presets: validate, plan, build, then commit and publish, one at a time."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 
 from merging.plan import Plan
 from server.errors import ServiceError
@@ -24,6 +25,18 @@ from server.presets.workshop import BuildError
 
 NUM_ATTEMPTS = 4
 """An edit that others keep overtaking makes them wait after so many attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """The plan of a document's recipe, those of its members beside it, all that it would serve, and
+    the digests of the pinned variants whose room that takes.
+    """
+
+    plan: Plan
+    members: Mapping[str, Plan]
+    served: Sequence[Plan]
+    replacing: Collection[str]
 
 
 class PresetEditor:
@@ -85,21 +98,17 @@ class PresetEditor:
             record = self._finish(current) if edit.wait else current.record
             return EditResult(record, created=False, changed=False)
         with phases.timed("plan"):
-            plan, members = self._planned(document, snapshot, current)
-        served = snapshot.weights_of(document, plan, members)
-        replacing = self._published.pinned_by([name])
-        self._variants.check(served, replacing)
+            planned = self._planned(document, snapshot, current)
         with ExitStack() as stack:
-            if edit.wait and any(each.variant is not None for each in served):
-                old = snapshot.weights_now(current)
+            if edit.wait and any(each.variant is not None for each in planned.served):
                 with phases.timed("build"):
-                    stack.enter_context(self._variants.holding(served, old, replacing))
+                    stack.enter_context(self._holding(planned, snapshot, current))
             stack.enter_context(self._published.lock)
-            if self._has_moved(snapshot, name, plan, members):
+            if self._has_moved(snapshot, name, planned):
                 return None
             number = self._last_number(name, current) + 1
-            stored = new_revision(document, plan, edit, number=number, at=now())
-            serving = Serving(stored, plan, members)
+            stored = new_revision(document, planned.plan, edit, number=number, at=now())
+            serving = Serving(stored, planned.plan, planned.members)
             self._published.check_pinned([ready(serving)])
             with phases.timed("commit"):
                 self._commit(stored, current)
@@ -107,21 +116,19 @@ class PresetEditor:
                 self._publish(serving, current, edit)
             return EditResult(stored.record, created=current is None, changed=True)
 
-    def _has_moved(
-        self, snapshot: Snapshot, name: str, plan: Plan, members: Collection[str]
-    ) -> bool:
+    def _has_moved(self, snapshot: Snapshot, name: str, planned: _Planned) -> bool:
         """Whether the preset, one of its sources or a preset that its members are revisions of is
         not what it was. Called with the lock.
         """
         present = self._published.snapshot
         if name not in present.presets:
             self._published.check_free(name, kind="preset")
-        presets = {name, *(parse_model_string(model).name for model in members)}
+        presets = {name, *(parse_model_string(model).name for model in planned.members)}
         return any(
             present.presets.get(preset) is not snapshot.presets.get(preset) for preset in presets
         ) or any(
             present.sources.get(source) is not snapshot.sources.get(source)
-            for source in plan.sources
+            for source in planned.plan.sources
         )
 
     def _finish(self, current: Preset) -> PresetRecord:
@@ -129,16 +136,14 @@ class PresetEditor:
         if current.record.state != "building":
             return current.record
         snapshot, document = self._published.snapshot, current.record.document
-        plan, members = self._planned(document, snapshot, current)
-        served = snapshot.weights_of(document, plan, members)
-        replacing = self._published.pinned_by([document.name])
-        self._variants.check(served, replacing)
-        with self._variants.holding(served, snapshot.weights_now(current), replacing):
-            self._builder.finish(Serving(current.head, plan, members))
+        planned = self._planned(document, snapshot, current)
+        serving = Serving(current.head, planned.plan, planned.members)
+        with self._holding(planned, snapshot, current):
+            self._builder.finish(serving)
         after = self._published.snapshot.presets.get(current.record.name)
         if after and after.record.label == current.record.label and after.record.state == "failed":
             raise BuildError(after.record.reasons)
-        return ready(Serving(current.head, plan)).record
+        return ready(serving).record
 
     def delete(self, name: str, edit: Edit) -> None:
         """Delete a preset and its revisions; its numbers are not used again."""
@@ -157,9 +162,7 @@ class PresetEditor:
         check_conditions(edit, name, None if current is None else current.record.revision)
         if current is None:
             self._published.check_free(name, kind="preset")
-        plan, members = self._planned(document, snapshot, current)
-        served = snapshot.weights_of(document, plan, members)
-        self._variants.check(served, self._published.pinned_by([name]))
+        plan = self._planned(document, snapshot, current).plan
         if current is not None and is_current(document, current):
             return current.record, plan
         number = self._last_number(name, current) + 1
@@ -178,10 +181,21 @@ class PresetEditor:
 
     def _planned(
         self, document: PresetDocument, snapshot: Snapshot, current: Preset | None
-    ) -> tuple[Plan, Mapping[str, Plan]]:
-        """The plan of a document's recipe, and those of its members beside it."""
+    ) -> _Planned:
+        """A document's plans; BuildError if what it would serve can never be kept."""
         members = self._members.plans(document, snapshot, current)
-        return self._planner.plan_document(document, snapshot.sources), members
+        plan = self._planner.plan_document(document, snapshot.sources)
+        served = snapshot.weights_of(document, plan, members)
+        replacing = self._published.pinned_by([document.name])
+        self._variants.check(served, replacing)
+        return _Planned(plan, members, served, replacing)
+
+    def _holding(
+        self, planned: _Planned, snapshot: Snapshot, current: Preset | None
+    ) -> AbstractContextManager[None]:
+        """What was planned, built and kept beside what serves now."""
+        old = snapshot.weights_now(current)
+        return self._variants.holding(planned.served, old, planned.replacing)
 
     def _commit(self, stored: StoredRevision, current: Preset | None) -> None:
         with self._store.writing() as writer:
