@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from merging.checkpoint import checkpoint_digest
-from merging.checkpoint_fit import under_base_names
+from merging.checkpoint_fit import under_model_names
 from merging.checkpoint_weights import open_checkpoint
 from merging.diagnosis import Diagnosis, GroupFigures
 from merging.errors import MergingError, OutputError, SourceError
@@ -50,7 +50,7 @@ def _inspect_folder(folder: Path, arguments: argparse.Namespace) -> str:
     return inspect_folder(
         folder,
         base,
-        resident=lambda: under_base_names(open_checkpoint(base_folder), base),
+        resident=lambda: under_model_names(open_checkpoint(base_folder), base),
         allow_base_mismatch=arguments.allow_base_mismatch,
     )
 
