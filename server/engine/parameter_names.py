@@ -76,8 +76,6 @@ class ParameterNames:
     def _name(
         self, name: str, renamings: list[WeightRenaming], converters: list[WeightConverter]
     ) -> str:
-        if name in self._known or name in self.parts:
-            return name
         parameter, pattern = rename_source_key(
             name, renamings, converters, self._prefix, self._known
         )
