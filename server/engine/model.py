@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from merging.base import Base, Linear
-from server.engine.attention import IMPLEMENTATION, register
+from server.engine.attention import IMPLEMENTATION, connect, register
 from server.engine.blended import BlendedLinear, Siblings, Step, joined_bias, joined_weight
 from server.engine.kernels import choose_kernel
 from server.engine.kv_cache import LayerShape
@@ -103,6 +103,7 @@ def prepare(
             model.set_submodule(name, made[name])
     model.requires_grad_(False).eval()
     register()
+    connect(model, step)
     model.set_attn_implementation(IMPLEMENTATION)
     return BlendedModel(
         model=model,

@@ -65,13 +65,16 @@ class Runner:
             for item, start, count in zip(batch.work, batch.starts, wanted, strict=True)
             for position in range(start + item.num_tokens - count, start + item.num_tokens)
         ]
-        logits = model.model(
-            input_ids=batch.token_ids[None],
-            position_ids=batch.positions[None],
-            use_cache=False,
-            logits_to_keep=torch.tensor(indices, dtype=torch.long, device=model.device),
-            mergeserve_batch=batch,
-        ).logits[0]
+        model.step.batch = batch
+        try:
+            logits = model.model(
+                input_ids=batch.token_ids[None],
+                position_ids=batch.positions[None],
+                use_cache=False,
+                logits_to_keep=torch.tensor(indices, dtype=torch.long, device=model.device),
+            ).logits[0]
+        finally:
+            model.step.batch = None  # it knows rows, and they the variant that they see
         parts = logits.float().split(wanted)
         return {
             item.row: part for item, part in zip(batch.work, parts, strict=True) if len(part) > 0
