@@ -53,7 +53,7 @@ def attention_forward(
     batch, layer = step.batch, int(module.layer_idx)  # type: ignore[arg-type]
     assert batch is not None, "the runner sets it"
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    batch.windows[layer] = sliding_window
+    batch.written.add(layer)
     place = batch.layers[layer]
     batch.cache.write(place, batch.slots, key[0], value[0])
     output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])

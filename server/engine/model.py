@@ -1,4 +1,4 @@
-"""A transformers causal LM made ready for the engine: linears replaced, attention ours, and
+"""A transformers causal LM made ready for the engine: linears replaced, attention chosen, and
 described for merging.
 """
 
@@ -24,7 +24,9 @@ class BlendedModel:
 
     `siblings`: the names of `linears`, those that read one input together. `shapes`: what each
     layer keeps for a token. `tied_head`: the linear whose weight is that of the embedding, if one
-    is. `step` tells the linears what they need of a step; the runner sets it.
+    is. `step` tells the linears what they need of a step; the runner sets it. `is_packed`: its
+    attention is ours, so that all rows of a step pass through it as one; else it is the family's
+    own, and rows of one length do.
     """
 
     model: PreTrainedModel
@@ -35,6 +37,16 @@ class BlendedModel:
     step: Step
     device: torch.device
     dtype: torch.dtype
+    is_packed: bool = True
+
+    def use_attention(self, *, is_packed: bool) -> None:
+        """Switch to our attention, or to the family's own. Raises `ValueError` where it has no
+        choice.
+        """
+        register()
+        connect(self.model, self.step)
+        self.model.set_attn_implementation(IMPLEMENTATION if is_packed else "eager")
+        self.is_packed = is_packed
 
 
 def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
@@ -81,7 +93,7 @@ def find_siblings(model: nn.Module) -> Iterator[list[list[str]]]:
 def prepare(
     model: PreTrainedModel, siblings: Sequence[Sequence[str]], shapes: Sequence[LayerShape]
 ) -> BlendedModel:
-    """Replace the linears of `model` in place, and switch its attention to the engine's."""
+    """Replace the linears of `model` in place. `use_attention` is still to be called."""
     step = Step()
     head = model.get_output_embeddings()
     linears = dict(find_linears(model))
@@ -102,9 +114,6 @@ def prepare(
             )
             model.set_submodule(name, made[name])
     model.requires_grad_(False).eval()
-    register()
-    connect(model, step)
-    model.set_attn_implementation(IMPLEMENTATION)
     return BlendedModel(
         model=model,
         linears={name: made[name] for name in order},

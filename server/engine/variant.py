@@ -224,6 +224,7 @@ class Unfinished:
             step=step,
             device=resident.device,
             dtype=resident.dtype,
+            is_packed=resident.is_packed,
         )
 
     def _refuse_unknown(self, names: frozenset[str], resident: Collection[str]) -> None:
