@@ -42,7 +42,7 @@ class Engine:
         self.config = config
         self.scheduler = Scheduler(config)
         self.observer = observer
-        self.runner = runner
+        self._runner = runner
         self._decode = decode
         self._eos_token_ids = eos_token_ids
 
@@ -77,8 +77,8 @@ class Engine:
         return outputs
 
     def _compute(self, plan: StepPlan, groups: list[Group]) -> list[tuple[Group, Output]]:
-        self.runner.clear(plan.new_blocks)
-        logits = self.runner.forward(plan.work)
+        self._runner.clear(plan.new_blocks)
+        logits = self._runner.forward(plan.work)
         self.scheduler.computed(plan)
         for group in groups:
             group.take({row: logits[row] for row in group.rows if row in logits})
@@ -143,7 +143,7 @@ class Engine:
                     num_preempted=len(plan.preempted),
                     prefix_queries=plan.prefix_queries,
                     prefix_hits=plan.prefix_hits,
-                    active_rank=self.runner.active_rank,
+                    active_rank=self._runner.active_rank,
                 )
             )
 

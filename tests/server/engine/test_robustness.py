@@ -258,15 +258,15 @@ def test_a_window_that_only_masks_know_is_the_familys_own() -> None:
     """
     experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
     engine = engine_of(model_type="phimoe", sliding_window=24, **experts)
-    assert not engine.runner.is_packed
+    assert not engine._runner.is_packed
     assert engine.config.max_model_len == 256
-    assert engine_of(model_type="phimoe", sliding_window=256, **experts).runner.is_packed
+    assert engine_of(model_type="phimoe", sliding_window=256, **experts)._runner.is_packed
 
 
 def test_a_window_that_nobody_reads_changes_nothing() -> None:
     """A Llama whose config names a window runs our attention, at any length."""
     engine = engine_of(model_type="llama", sliding_window=24)
-    assert engine.runner.is_packed
+    assert engine._runner.is_packed
     assert engine.config.max_model_len == 256
 
 
