@@ -82,7 +82,7 @@ class Batch:
 
     `token_ids`, `positions`, `slots`: [tokens]; `work` is in the packed order, `starts[i]` is where
     `work[i]` begins. Layer `i` of the model keeps its keys and values in layer `layers[i]` of the
-    cache. Attention notes in `windows` which sliding window each layer asked for.
+    cache. Attention notes in `written` which layers wrote there.
     """
 
     work: list[RowWork]
@@ -94,7 +94,7 @@ class Batch:
     chunks: list[PrefillChunk]
     cache: KVCache
     layers: Sequence[int]
-    windows: dict[int, int | None] = field(default_factory=dict)
+    written: set[int] = field(default_factory=set)
 
     @property
     def num_tokens(self) -> int:

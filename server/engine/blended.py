@@ -4,6 +4,7 @@ the scale `s` of the base is 1 but for a few methods.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,21 +12,26 @@ from torch import nn
 from server.engine.kernels import Kernel, PlainKernel, choose_kernel
 from server.engine.slab import ActiveStack
 
+if TYPE_CHECKING:
+    from server.engine.batch import Batch
+
 
 @dataclass(slots=True)
 class Step:
-    """What a step tells the linears of one model; the runner sets it before each forward.
+    """What a step tells the linears and the attention of one model; the runner sets it before each
+    forward.
 
     `stacks`: by the number of the siblings, where some row has a delta. `scales`: likewise,
     float32 [rows, linears], where some row has a scale other than 1. `row_of_token` [tokens] says
     which row each token belongs to, None when every row has one token, in order; `row_of_logit`
-    says the same of the tokens that reach the head.
+    says the same of the tokens that reach the head. `batch`: the packed step, for attention.
     """
 
     stacks: Mapping[int, ActiveStack] = field(default_factory=dict)
     scales: Mapping[int, torch.Tensor] = field(default_factory=dict)
     row_of_token: torch.Tensor | None = None
     row_of_logit: torch.Tensor | None = None
+    batch: "Batch | None" = None
 
 
 class Siblings:

@@ -18,6 +18,10 @@ PACKED_FOR_TOKENS = 16
 class Kernel(Protocol):
     """The product with one weight."""
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight, [out, in]; maybe made for the occasion."""
+
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """`W0 x + b`."""
 
@@ -26,10 +30,15 @@ class PlainKernel:
     """torch's own product over the row-major weight [out, in], of which it makes no copy."""
 
     def __init__(self, weight: torch.Tensor) -> None:
-        self.weight = weight
+        self._weight = weight
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The row-major weight itself."""
+        return self._weight
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return linear(x, self.weight, bias)
+        return linear(x, self._weight, bias)
 
 
 class PackedKernel:
@@ -41,6 +50,12 @@ class PackedKernel:
         weight = weight.contiguous()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR_TOKENS)
         self._product = torch.ops.mkldnn._linear_pointwise
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The row-major weight, a copy."""
+        weight: torch.Tensor = self._packed.to_dense()
+        return weight
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         y: torch.Tensor = self._product(x, self._packed, bias, "none", [], "")

@@ -1,4 +1,4 @@
-"""A transformers causal LM made ready for the engine: linears replaced, attention ours, and
+"""A transformers causal LM made ready for the engine: linears replaced, attention chosen, and
 described for merging.
 """
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from merging.base import Base, Linear
-from server.engine.attention import IMPLEMENTATION, register
+from server.engine.attention import IMPLEMENTATION, connect, register
 from server.engine.blended import BlendedLinear, Siblings, Step, joined_bias, joined_weight
 from server.engine.kernels import choose_kernel
 from server.engine.kv_cache import LayerShape
@@ -26,7 +26,8 @@ class BlendedModel:
     `siblings`: the names of `linears`, those that read one input together. `shapes`: what each
     layer keeps for a token. `tied_head`: the linear whose weight is that of the embedding, if one
     is. `names`: what files call its parameters. `step` tells the linears what they need of a step;
-    the runner sets it.
+    the runner sets it. `is_packed`: its attention is ours, so that all rows of a step pass through
+    it as one; else it is the family's own, and rows of one length do.
     """
 
     model: PreTrainedModel
@@ -38,6 +39,16 @@ class BlendedModel:
     step: Step
     device: torch.device
     dtype: torch.dtype
+    is_packed: bool = True
+
+    def use_attention(self, *, is_packed: bool) -> None:
+        """Switch to our attention, or to the family's own. Raises `ValueError` where it has no
+        choice.
+        """
+        register()
+        connect(self.model, self.step)
+        self.model.set_attn_implementation(IMPLEMENTATION if is_packed else "eager")
+        self.is_packed = is_packed
 
 
 def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
@@ -84,7 +95,7 @@ def find_siblings(model: nn.Module) -> Iterator[list[list[str]]]:
 def prepare(
     model: PreTrainedModel, siblings: Sequence[Sequence[str]], shapes: Sequence[LayerShape]
 ) -> BlendedModel:
-    """Replace the linears of `model` in place, and switch its attention to the engine's."""
+    """Replace the linears of `model` in place. `use_attention` is still to be called."""
     step, file_names = Step(), ParameterNames(model)
     head = model.get_output_embeddings()
     linears = dict(find_linears(model))
@@ -105,8 +116,6 @@ def prepare(
             )
             model.set_submodule(name, made[name])
     model.requires_grad_(False).eval()
-    register()
-    model.set_attn_implementation(IMPLEMENTATION)
     return BlendedModel(
         model=model,
         linears={name: made[name] for name in order},

@@ -208,6 +208,8 @@ class Unfinished:
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=False)
             replaced[self._stack.layer_of(name)][id(old)] = new
+        for number in (None, *range(len(self._stack.layers))):
+            replaced[number][id(self._model.step)] = step
         model = self._blended(replaced, step)
         self._tensors, self._own, self._groups = {}, {}, []
         cache = self._cache.extended(model.shapes)
@@ -241,6 +243,7 @@ class Unfinished:
             step=step,
             device=resident.device,
             dtype=resident.dtype,
+            is_packed=resident.is_packed,
         )
 
     def _refuse_unknown(self, names: frozenset[str], resident: Collection[str]) -> None:

@@ -252,12 +252,22 @@ def test_longrope_is_served_up_to_its_original_length() -> None:
     assert engine.config.max_model_len == 32
 
 
-def test_a_window_that_only_masks_know_bounds_the_length() -> None:
-    """A model whose layers do not tell attention of their window is exact inside it only."""
-    engine = engine_of(
-        model_type="phimoe", sliding_window=24, num_local_experts=2, num_experts_per_tok=1
-    )
-    assert engine.config.max_model_len == 24
+def test_a_window_that_only_masks_know_is_the_familys_own() -> None:
+    """A model whose layers do not tell attention of their window runs its own attention, at any
+    length; one whose window no row outgrows runs ours.
+    """
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+    engine = engine_of(model_type="phimoe", sliding_window=24, **experts)
+    assert not engine._runner.is_packed
+    assert engine.config.max_model_len == 256
+    assert engine_of(model_type="phimoe", sliding_window=256, **experts)._runner.is_packed
+
+
+def test_a_window_that_nobody_reads_changes_nothing() -> None:
+    """A Llama whose config names a window runs our attention, at any length."""
+    engine = engine_of(model_type="llama", sliding_window=24)
+    assert engine._runner.is_packed
+    assert engine.config.max_model_len == 256
 
 
 def test_a_step_has_room_for_every_row() -> None:

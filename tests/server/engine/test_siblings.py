@@ -7,7 +7,7 @@ from torch import nn
 from server.engine.blended import Siblings, Step, joined_bias, joined_weight
 from server.engine.kernels import PlainKernel
 from server.engine.model import find_linears, find_siblings
-from server.engine.probe import reference_logits
+from server.engine.trial import reference_logits
 from tests.adapters import blend_of
 from tests.models import tiny_model
 from tests.server.engine.conftest import Bench, naive_greedy, random_prompt
@@ -24,7 +24,7 @@ EXPECTED = {
 def test_siblings_are_found_where_the_forward_has_them(family: str) -> None:
     model = tiny_model(family)
     with find_siblings(model) as siblings:
-        reference_logits(model)
+        reference_logits(model, range(20))
     found = {tuple(name.split(".")[-1] for name in group) for group in siblings if len(group) > 1}
     assert found == EXPECTED[family]
     names = [name for group in siblings for name in group]

@@ -492,7 +492,7 @@ def test_a_layer_that_is_not_run_is_noticed(bench: Bench) -> None:
     variant = make_variant(bench, {}, STACK)
     check_variant(variant)
     variant.model.model.config.num_hidden_layers = 3
-    with pytest.raises(VariantError, match="only 3 of the merged model's 5 layers"):
+    with pytest.raises(VariantError, match="only 3 of the model's 5 layers"):
         check_variant(variant)
 
 
