@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""What names a model on a hub: OWNER/NAME."""
+
 LAYER = re.compile(r"(?:^|\.)([0-9]+)(?:\.|$)")
 
 
@@ -22,7 +25,8 @@ class Base:
     """The resident base as the merging code sees it.
 
     `linears` maps module paths (`model.layers.0.self_attn.q_proj`) to shapes, in the model's own
-    order. That order is the column order of every blend's coefficients.
+    order. That order is the column order of every blend's coefficients. `hub_id` is what it is
+    called on a hub, where that is known.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Base:
     num_layers: int
     linears: Mapping[str, Linear]
     tied_embeddings: bool = False
+    hub_id: str | None = None
 
     @cached_property
     def module_index(self) -> Mapping[str, int]:
