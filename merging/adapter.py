@@ -8,7 +8,7 @@ import torch
 
 from merging.adapter_config import AdapterConfig, read_config
 from merging.adapter_tensors import AdapterTensors, sort_tensors, value_problem
-from merging.base import Base, split_layer
+from merging.base import HUB_ID, Base, split_layer
 from merging.checkpoint import no_weights, read_tensors
 from merging.digest import content_digest, json_digest, value_digest
 from merging.errors import BaseMismatchError, SourceError
@@ -173,10 +173,25 @@ def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:").lower()
 
 
-def _warnings(adapter: Adapter, base: Base) -> Iterator[str]:
+def other_base(adapter: Adapter, base: Base) -> str | None:
+    """What an adapter records of its base, if that is another one: its digest, else its name.
+
+    Names are compared only where both are ids of a hub: folders are called anything.
+    """
+    if adapter.base_digest is not None:
+        return _mismatch(adapter, base)
     name = adapter.base_name
-    if adapter.base_digest is None and name is not None and _last(name) != _last(base.name):
-        yield f"it was trained on a base named {name!r}, and this one is {base.name!r}"
+    if name is None or base.hub_id is None or not HUB_ID.fullmatch(name):
+        return None
+    if _last(name) == _last(base.hub_id):
+        return None
+    return f"it was trained on a base named {name!r}, and this one is {base.hub_id!r}"
+
+
+def _warnings(adapter: Adapter, base: Base) -> Iterator[str]:
+    other = other_base(adapter, base)
+    if adapter.base_digest is None and other is not None:
+        yield other
     tied = [module for module in adapter.factors if f"{module}.weight" in base.ties]
     if tied:
         yield (

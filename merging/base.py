@@ -7,6 +7,9 @@ from functools import cached_property, lru_cache
 
 from merging.naming import Naming, as_in_files
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""What names a model on a hub: OWNER/NAME."""
+
 LAYER = re.compile(r"(?:^|\.)([0-9]+)(?:\.|$)")
 
 TOWER = re.compile(r"(?:^|\.)[^.]*(?:vision|visual|audio|image)[^.]*(?:\.|$)")
@@ -27,9 +30,9 @@ class Base:
     """The resident base as the merging code sees it.
 
     `linears` maps module paths (`model.layers.0.self_attn.q_proj`) to shapes, in the model's own
-    order. That order is the column order of every blend's coefficients. `ties` maps the name of a
-    head's tensor to that of the embedding that it is. `naming` turns the names in files of this
-    model into those that are used here.
+    order. That order is the column order of every blend's coefficients. `hub_id` is what it is
+    called on a hub, where that is known. `ties` maps the name of a head's tensor to that of the
+    embedding that it is. `naming` turns the names in files of this model into those used here.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Base:
     linears: Mapping[str, Linear]
     ties: Mapping[str, str] = field(default_factory=dict)
     naming: Naming = field(default=as_in_files, compare=False, repr=False)
+    hub_id: str | None = None
 
     @property
     def tied_embeddings(self) -> bool:

@@ -13,6 +13,7 @@ from merging.blend import Blend
 from merging.blending import Array, Gram, combine, make_blend
 from merging.checkpoint_fit import aligned, vocabulary_reasons
 from merging.digest import json_digest
+from merging.doubts import doubts
 from merging.errors import PlanError
 from merging.explaining import blend_groups, explain_source, planned_groups, shared_groups
 from merging.explanation import Explanation
@@ -49,6 +50,8 @@ class Plan:
     sources' weights, as they were before the method combined them. Of a variant the members are
     its `shares`: none for a method without weights.
 
+    `doubts` say why the merge may write gibberish (see `merging.doubts`).
+
     A blend of one adapter that a `low_rank` method made of the sources has no coefficients of
     theirs, and shares like a variant.
     """
@@ -65,6 +68,7 @@ class Plan:
     low_rank: LowRankPlan | None = None
     build_seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def adapters(self) -> Mapping[str, Adapter]:
@@ -176,7 +180,8 @@ def plan(
         *_warnings(made),
         *(() if made.variant is None else _beyond(models)),
     )
-    return replace(made, build_seconds=perf_counter() - start, warnings=warnings)
+    seconds = perf_counter() - start
+    return replace(made, build_seconds=seconds, warnings=warnings, doubts=doubts(made))
 
 
 def _compile(

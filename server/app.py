@@ -36,6 +36,7 @@ from server.api.fidelity import Fidelity
 from server.api.gate import Gate
 from server.api.lifecycle import Lifecycle
 from server.api.service import Service
+from server.api.trials import Trials
 from server.demo import demo_presets, demo_sources, ensure_demo_model
 from server.engine.async_engine import AsyncEngine
 from server.engine.device import pick_device
@@ -46,10 +47,10 @@ from server.engine.options import EngineOptions
 from server.engine.probe import check_variant
 from server.engine.tokenizer import TemplateError
 from server.errors import InvalidRequestError, ServiceError
+from server.held_store import hold_store
 from server.metrics import Metrics
 from server.presets.catalog import Catalog
 from server.presets.document import PresetDocument, parse_document
-from server.presets.store import PresetStore
 from server.presets.variants import Variants
 from server.presets.workshop import Workshop
 from server.settings import Settings
@@ -73,9 +74,9 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
     assert model is not None, "a model or --demo is asked for before anything is loaded"
     loaded = load_engine(model, _engine_options(settings), progress=progress, observer=metrics)
     variants = _variants(loaded, settings, metrics)
-    store = PresetStore(settings.database_for(loaded.base.name))
+    held = hold_store(settings, loaded.base)
     catalog = Catalog(
-        store,
+        held.store,
         loaded.base,
         policy=settings.policy,
         source_dirs=settings.source_dir,
@@ -92,13 +93,15 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
 
     def close() -> None:
         catalog.close()
-        store.close()
+        held.close()
 
     engine = AsyncEngine(loaded.engine, num_threads=settings.num_threads)
     fidelity = None
     if settings.fidelity_sample > 0:
         fidelity = Fidelity(engine, catalog, metrics, settings.fidelity_sample)
-    return Service(engine, loaded.tokenizer, catalog, settings.request_timeout, close, fidelity)
+    trials = Trials(engine, loaded.tokenizer, catalog)
+    timeout = settings.request_timeout
+    return Service(engine, loaded.tokenizer, catalog, timeout, close, fidelity, trials)
 
 
 def _variants(loaded: LoadedModel, settings: Settings, metrics: Metrics) -> Variants:

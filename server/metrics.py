@@ -204,6 +204,14 @@ class Metrics:
             "1 for the revision that a preset serves.",
             ("preset", "revision", "digest"),
         )
+        self._preset_suspect = self._gauge(
+            "preset_suspect", "1 for a preset that is likely to write gibberish.", ("preset",)
+        )
+        self._source_suspect = self._gauge(
+            "source_suspect",
+            "1 for a source that is likely to be of another base, or broken.",
+            ("source",),
+        )
         self._edits = self._counter(
             "preset_edits", "Edits of presets, by outcome.", ("operation", "outcome")
         )
@@ -335,6 +343,14 @@ class Metrics:
             for preset in before.keys() - revisions.keys():
                 self._forget(preset)
 
+    def preset_suspected(self, preset: str, is_suspect: bool | None) -> None:
+        """What is known of a preset changed."""
+        _set_or_remove(self._preset_suspect, preset, is_suspect)
+
+    def source_suspected(self, source: str, is_suspect: bool | None) -> None:
+        """What is known of a source changed."""
+        _set_or_remove(self._source_suspect, source, is_suspect)
+
     # Variants
 
     def variant_built(
@@ -373,3 +389,11 @@ class Metrics:
         self._labels.discard(preset)
         for metric in self._by_preset:
             metric.remove_by_labels({"preset": preset})
+
+
+def _set_or_remove(gauge: Gauge, label: str, value: bool | None) -> None:
+    """Set one series of a gauge, or drop it."""
+    if value is None:
+        gauge.remove(label)
+    else:
+        gauge.labels(label).set(value)

@@ -6,7 +6,6 @@ one field here; the command line is generated from these fields.
 
 import ipaddress
 import os
-import re
 from pathlib import Path
 from typing import Literal, Self
 
@@ -20,8 +19,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from merging.base import Base
 from server.api.keys import read_key_file
-from server.presets.names import BASE
+from server.presets.database_choice import database_of
 from server.presets.policy import InlineRecipes, OverrideLevel, Policy
 from server.setting_values import Folders, Keys, Sources, YesNo, items
 
@@ -143,7 +143,12 @@ class Settings(BaseSettings):
         False, description="listen beyond loopback without both kinds of key"
     )
     allow_base_mismatch: bool = Field(
-        False, description="accept adapters that record another base's digest"
+        False,
+        description="accept sources of another base: adapters that record its digest, checkpoints "
+        "whose weights have nothing in common with this one's",
+    )
+    new_database: bool = Field(
+        False, description="set the database aside, if there is one, and begin a new one"
     )
 
     @classmethod
@@ -221,12 +226,11 @@ class Settings(BaseSettings):
             serve_sources=self.serve_sources == "yes" if self.serve_sources else trusted,
         )
 
-    def database_for(self, model_id: str) -> str:
+    def database_for(self, base: Base) -> str:
         """The database's URL; by default one file for each base in the user's data folder."""
         if self.database_url:
             return self.database_url
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "--", model_id).strip(".-") or BASE
-        return f"sqlite:///{user_data_path('mergeserve') / f'{stem}.db'}"
+        return f"sqlite:///{database_of(base, user_data_path('mergeserve'))}"
 
 
 def _read_config(path: Path) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from server.engine.request import (
 )
 from server.errors import InvalidRequestError
 from server.presets.served import Overrides, Served
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ class Generation:
             raise StopAsyncIteration
         news = await self._deadline.bound(self._arrived.get())
         if news.output.finish_reason == "error":
-            raise EngineFailedError(news.output.error or "the engine gave up on the request")
+            raise self._failed(news.output.error or "the engine gave up on the request")
         self._count(news)
         return news
 
@@ -154,6 +157,18 @@ class Generation:
     async def _pump(self, index: int, stream: Stream) -> None:
         async for output in stream:
             self._arrived.put_nowait(ChoiceOutput(index, output))
+
+    def _failed(self, error: str) -> EngineFailedError:
+        """The error of a request that the engine gave up on, which the log tells too."""
+        served = self._served
+        known = "".join(f"; {warning}" for warning in served.warnings)
+        logger.error("%s cannot answer: %s%s", served.label, error, known)
+        if served.preset is None:
+            return EngineFailedError(f"{served.label}: {error}")
+        return EngineFailedError(
+            f"{served.label}: {error}; GET /v1/presets/{served.preset}/explain?revision="
+            f"{served.revision} says what it is made of and what is wrong with that"
+        )
 
     def _count(self, news: ChoiceOutput) -> None:
         self._num_open -= news.output.finish_reason is not None

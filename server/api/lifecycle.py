@@ -82,8 +82,9 @@ class Lifecycle:
         """Refuse what is new and let what runs finish, for at most `timeout` seconds."""
         self.is_draining = True
         if self._service is not None:
-            if self._service.fidelity is not None:
-                self._service.fidelity.close()  # nobody waits for it
+            for work in (self._service.fidelity, self._service.trials):
+                if work is not None:
+                    work.close()  # nobody waits for it
             await self._service.engine.drain(timeout)
 
     async def stop(self) -> None:
@@ -115,6 +116,8 @@ class Lifecycle:
         if not self.is_draining:
             service.engine.start()
             self._service = service
+            if service.trials is not None:
+                service.trials.start()
             models = [card.id for card in service.catalog.models()]
             logger.info("ready: %s", ", ".join(models[:20]))
 

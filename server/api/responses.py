@@ -17,7 +17,7 @@ class Provenance(BaseModel):
     """The extension key `mergeserve`: what produced the answer.
 
     `rule` is an ensemble's; `twin` is set where it is not exactly that of the merge. `weights` are
-    those that were chosen for the prompt.
+    those that were chosen for the prompt; `warnings` say why the answer may be gibberish.
     """
 
     preset: str | None
@@ -28,6 +28,7 @@ class Provenance(BaseModel):
     rule: str | None = None
     twin: Literal["approximate"] | None = None
     weights: dict[str, float] | None = None
+    warnings: list[str] | None = None
 
 
 class PromptTokensDetails(BaseModel):
@@ -177,6 +178,8 @@ def provenance(served: Served) -> Provenance:
         made_by.twin = "approximate"
     if served.weights is not None:
         made_by.weights = dict(served.weights)
+    if served.warnings:
+        made_by.warnings = list(served.warnings)
     return made_by
 
 

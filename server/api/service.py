@@ -15,6 +15,7 @@ from server.api.deadline import Deadline
 from server.api.fidelity import Fidelity
 from server.api.prompts import EncodedPrompt
 from server.api.source_scores import score_sources
+from server.api.trials import Trials
 from server.engine.async_engine import AsyncEngine
 from server.engine.request import Priority
 from server.engine.tokenizer import Tokenizer
@@ -41,6 +42,7 @@ class Service:
     request_timeout: float | None = None
     close: Callable[[], None] = lambda: None
     fidelity: Fidelity | None = None
+    trials: Trials | None = None
     _edits: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(NUM_EDITS))
 
     @property

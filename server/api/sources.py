@@ -12,7 +12,9 @@ from server.api.lifecycle import ServiceDep
 from server.api.query import only_query
 from server.api.router import Router
 from server.api.schemas import Body
-from server.errors import InvalidRequestError
+from server.api.service import Service
+from server.errors import InvalidRequestError, NotFoundError
+from server.presets.record import SourceCard
 
 router = Router(prefix="/v1/sources")
 
@@ -45,6 +47,7 @@ async def register_source(
 ) -> Response:
     """Register an adapter or a checkpoint from a folder inside a `--source-dir`."""
     card = await service.edit(service.catalog.register_source, body.name, body.path)
+    card = await _tried(service, card)
     headers = {"Location": f"/v1/sources/{card.name}"}
     return JSONResponse(card.to_json(), status_code=201, headers=headers)
 
@@ -69,6 +72,7 @@ async def replace_source(
             param="name",
         )
     card, records = await service.edit(service.catalog.replace_source, name, body.path, edit=edit)
+    card = await _tried(service, card)
     revisions: list[JsonValue] = [
         {"name": record.name, "revision": record.revision} for record in records
     ]
@@ -80,3 +84,14 @@ def delete_source(name: str, service: ServiceDep) -> Response:
     """Forget a source that no preset uses."""
     service.catalog.delete_source(name)
     return Response(status_code=204)
+
+
+async def _tried(service: Service, card: SourceCard) -> SourceCard:
+    """The card once the source was tried on plain text, if that does not take long."""
+    if service.trials is None:
+        return card
+    await service.trials.settled(card.name)
+    try:
+        return service.catalog.source(card.name)
+    except NotFoundError:  # deleted meanwhile
+        return card

@@ -1,6 +1,6 @@
 """From a model folder or hub id to an engine that can serve it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.models import Models
 from server.engine.device import pick_device, pick_dtype
 from server.engine.engine import Engine
+from server.engine.hub_id import find_hub_id
 from server.engine.kv_cache import KVCache, bytes_per_token
 from server.engine.model import describe
 from server.engine.model_files import (
@@ -77,6 +78,7 @@ def load_engine(
     network = load_network(folder, dtype, device)
     name = options.served_model_name or model_id(model)
     base = describe(network, name=name, digest=weights.digest, dtype=dtype)
+    base = replace(base, hub_id=find_hub_id(model, folder))
     tokenizer = load_tokenizer(folder, network, options.chat_template)
     weights = under_model_names(weights, base)
     base_tensor = Models(base, weights, {}).base_tensor
@@ -118,4 +120,5 @@ def describe_base(model: str | Path) -> Base:
     config = load_config(folder)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
-    return describe(network, name=model_id(model), digest="", dtype=torch.float32)
+    base = describe(network, name=model_id(model), digest="", dtype=torch.float32)
+    return replace(base, hub_id=find_hub_id(model, folder))

@@ -5,16 +5,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from merging.base import Base
+from merging.checkpoint_weights import open_checkpoint
 from merging.errors import PlanError
 from server.app import read_presets
 from server.demo import demo_presets, demo_sources, ensure_demo_model
+from server.engine.loading import describe_base
 from server.engine.model_files import Progress, model_folder, model_id
 from server.presets.contents import Contents
+from server.presets.database_choice import DTYPES
 from server.presets.document import PresetDocument
 from server.presets.store import PresetStore
 from server.settings import Settings
-
-DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ def find_in_settings(
     given = demo_sources() if settings.demo else {}
     given |= {spec.name: model_folder(spec.location, progress) for spec in settings.source}
     base_name = settings.served_model_name or model_id(str(folder) if settings.demo else spelling)
-    found = _in_database(settings.database_for(base_name), name, revision, given)
+    url = settings.database_url or settings.database_for(_described(folder, base_name, progress))
+    found = _in_database(url, name, revision, given)
     if found is None and revision is None:
         found = _in_files(settings, name, given)
     if found is None:
@@ -74,6 +76,13 @@ def find_in_settings(
             "the options that serve was given, or --url"
         )
     return found, spelling, folder
+
+
+def _described(folder: Path, name: str, progress: Progress) -> Base:
+    """The base as its server knows it: its content, by which a database is chosen, is hashed."""
+    what = "hashing the base"
+    weights = open_checkpoint(folder, lambda done, total: progress(what, done, total))
+    return replace(describe_base(folder), name=name, digest=weights.digest)
 
 
 def _in_database(

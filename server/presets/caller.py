@@ -7,13 +7,16 @@ from typing import TypeVar
 
 from merging.blend import Blend
 from server.engine.variant import Variant
-from server.errors import UnavailableError, UnprocessableError
+from server.errors import ServiceError, UnavailableError, UnprocessableError
+from server.presets.doubts import Doubts, ensemble_key
 from server.presets.ensembles import EnsembleMember
 from server.presets.jobs import RETRY_SECONDS
+from server.presets.names import BASE
 from server.presets.resolved import Resolved
 from server.presets.resolver import Resolver
 from server.presets.served import Mode, Overrides, Served, ServedMember
-from server.presets.snapshot import Snapshot
+from server.presets.snapshot import Preset, Snapshot
+from server.presets.sources import Source
 from server.presets.variants import Variants
 from server.presets.weighing import Weighing
 from server.presets.workshop import BuildError
@@ -29,8 +32,10 @@ class Caller:
     `patience`: seconds that a request waits for weights that are not there.
     """
 
-    def __init__(self, resolver: Resolver, variants: Variants, patience: float) -> None:
-        self._resolver, self._variants = resolver, variants
+    def __init__(
+        self, resolver: Resolver, variants: Variants, doubts: Doubts, patience: float
+    ) -> None:
+        self._resolver, self._variants, self._doubts = resolver, variants, doubts
         self.patience = patience
 
     def begin(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Future[Served]:
@@ -50,9 +55,30 @@ class Caller:
             return None
         mode: Mode = "merge" if served.mode == "ensemble" else "ensemble"
         resolved = self._resolver.in_mode(snapshot, preset, mode)
+        return self._at_hand(resolved) if resolved.revision == served.revision else None
+
+    def base(self) -> Served:
+        """The base."""
+        return self._served(Resolved(BASE, self._resolver.base_plan)).result()
+
+    def preset_at_hand(self, snapshot: Snapshot, preset: Preset) -> Served | None:
+        """What a preset serves, whatever callers may ask for; None unless all weights are there."""
+        try:
+            return self._at_hand(
+                self._resolver.in_mode(snapshot, preset, preset.record.document.mode)
+            )
+        except ServiceError:  # say, a member of an ensemble that is gone
+            return None
+
+    def source_at_hand(self, source: Source) -> Served | None:
+        """The same of a source alone."""
+        if source.plan is None:
+            return None
+        return self._at_hand(Resolved(source.name, source.plan))
+
+    def _at_hand(self, resolved: Resolved) -> Served | None:
         plans = [member.plan for member in resolved.members]
-        is_there = all(p.variant is None or self._variants.built(p.variant.digest) for p in plans)
-        if resolved.revision != served.revision or not is_there:
+        if any(p.variant and not self._variants.built(p.variant.digest) for p in plans):
             return None
         asked = self._served(resolved)
         return asked.result() if asked.done() else None
@@ -80,7 +106,19 @@ class Caller:
         return self._with_weights(candidates.preset, candidates.sources, weighing)
 
     def _served(self, resolved: Resolved) -> Future[Served]:
-        return self._with_weights(resolved, resolved.members, resolved.served)
+        def served(weights: Sequence[Blend | Variant]) -> Served:
+            return replace(resolved.served(weights), warnings=self._warnings(resolved))
+
+        return self._with_weights(resolved, resolved.members, served)
+
+    def _warnings(self, resolved: Resolved) -> tuple[str, ...]:
+        """Why the answer may be gibberish."""
+        if resolved.ensemble is None:
+            return self._doubts.of_merge(resolved.plan)
+        combination, key = resolved.ensemble.combination, ensemble_key(resolved.ensemble.digest)
+        return self._doubts.of_ensemble(
+            resolved.plan, combination.rule, combination.coefficients, key
+        )
 
     def _with_weights(
         self,

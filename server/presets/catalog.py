@@ -6,6 +6,7 @@ publish. What is published was committed, and what was acknowledged is on disk.
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -17,7 +18,7 @@ from merging.checkpoint_weights import CheckpointWeights
 from server.errors import UnavailableError
 from server.presets.builder import Builder
 from server.presets.caller import Caller
-from server.presets.changes import creation, merge_patching, replacement, return_to
+from server.presets.changes import Change, creation, merge_patching, replacement, return_to
 from server.presets.contents import Contents
 from server.presets.document import PresetDocument
 from server.presets.document_members import DocumentMembers
@@ -42,6 +43,8 @@ from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.source_editor import SourceEditor
 from server.presets.sources import SourceRegistry
 from server.presets.store import PresetStore
+from server.presets.suspects import Suspects
+from server.presets.tryouts import Tryouts
 from server.presets.variants import Variants
 from server.presets.weighing import Weighing
 
@@ -86,14 +89,16 @@ class Catalog:
             forget=self._planner.forget,
         )
         self._origins = Origins(base, location, self._registry.folders)
-        self._published = Published(base, self._registry, self._variants, observer)
+        suspects = Suspects(self._registry.doubts, observer)
+        self._published = Published(base, self._registry, self._variants, observer, suspects)
         self._builder = Builder(self._published, self._variants, store)
         self._kept = KeptRevisions(
             store, self._registry, self._planner, revisions_kept=revisions_kept
         )
         self._reader = Reader(self._published, self._kept, self._variants, Interference(resident))
         resolver = Resolver(self._planner, self._kept, policy)
-        self._caller = Caller(resolver, self._variants, patience)
+        self._caller = Caller(resolver, self._variants, suspects.doubts, patience)
+        self.tryouts = Tryouts(self._published, self._caller)
         self._models = ModelList(base, self._kept, policy, created=int(now().timestamp()))
         shared = (self._planner, self._published, self._variants, observer)
         self._members = DocumentMembers(resolver.members)
@@ -193,9 +198,7 @@ class Catalog:
         return self._caller.begin(self._snapshot, model, overrides or Overrides())
 
     def other_mode(self, served: Served) -> Served | None:
-        """What a request was pinned to, in the preset's other mode; None unless that revision still
-        serves and all weights are in memory.
-        """
+        """A preset in its other mode; None unless the revision serves and all weights are there."""
         return self._caller.other_mode(self._snapshot, served)
 
     def begin_weighing(self, model: str, overrides: Overrides) -> Future[Weighing]:
@@ -239,8 +242,7 @@ class Catalog:
         self, document: PresetDocument, *, edit: Edit
     ) -> tuple[PresetRecord, dict[str, JsonValue]]:
         """A dry run: the record that a document would become, and what explain would say."""
-        record, plan = self._presets.dry_run(document, edit)
-        return record, self._reader.explain_plan(record, plan)
+        return self._reader.validated(*self._presets.dry_run(document, edit))
 
     def create(self, document: PresetDocument, *, edit: Edit) -> PresetRecord:
         """Create a preset; ConflictError if its name is taken."""
@@ -248,16 +250,16 @@ class Catalog:
 
     def replace(self, name: str, document: PresetDocument, *, edit: Edit) -> EditResult:
         """Create a preset, or replace its document."""
-        return self._presets.edit("replace", name, edit, replacement(name, document))
+        return self._edit("replace", name, edit, replacement(name, document))
 
     def patch(self, name: str, patch: object, *, edit: Edit) -> EditResult:
         """Apply an RFC 7396 merge patch to a preset's document."""
-        return self._presets.edit("patch", name, edit, merge_patching(name, patch))
+        return self._edit("patch", name, edit, merge_patching(name, patch))
 
     def rollback(self, name: str, revision: int, *, edit: Edit) -> EditResult:
         """Make a new revision with the document of a kept one."""
         change = return_to(name, lambda preset: self._kept.find(preset, revision))
-        return self._presets.edit("rollback", name, edit, change)
+        return self._edit("rollback", name, edit, change)
 
     def delete(self, name: str, *, edit: Edit) -> None:
         """Delete a preset and its revisions."""
@@ -292,4 +294,8 @@ class Catalog:
         self._sources.delete(name)
 
     def _create(self, document: PresetDocument, edit: Edit) -> PresetRecord:
-        return self._presets.edit("create", document.name, edit, creation(document)).record
+        return self._edit("create", document.name, edit, creation(document)).record
+
+    def _edit(self, operation: str, name: str, edit: Edit, change: Change) -> EditResult:
+        result = self._presets.edit(operation, name, edit, change)
+        return replace(result, record=self._reader.told(result.record))

@@ -20,6 +20,8 @@ SERVER_FIELDS = frozenset(
         "digest",
         "state",
         "reasons",
+        "suspect",
+        "warnings",
         "path",
         "author",
         "message",

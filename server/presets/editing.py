@@ -17,6 +17,9 @@ from server.presets.document import (
 from server.presets.merge_patch import merge_patch
 from server.presets.record import Edit, PresetRecord
 
+CHANGING_FIELDS = frozenset({"suspect", "warnings"})
+"""Fields of the server's that change while a revision stays what it is."""
+
 
 def check_conditions(edit: Edit, name: str, revision: int | None) -> None:
     """Hold the edit's `If-Match` and `If-None-Match` against the current revision, if any."""
@@ -43,7 +46,7 @@ def patched(record: PresetRecord, patch: object) -> PresetDocument:
             f"got {type(patch).__name__}"
         )
     current = record.server_fields()
-    for field in SERVER_FIELDS & patch.keys():
+    for field in (SERVER_FIELDS - CHANGING_FIELDS) & patch.keys():
         if patch[field] != current.get(field):
             raise InvalidRequestError(
                 f"{field} belongs to the server and is {current.get(field)!r}: leave it out; "

@@ -1,6 +1,5 @@
 """What explain says of a preset: its plan in plain JSON, and its ensemble twin."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from pydantic import JsonValue
@@ -12,22 +11,19 @@ from server.presets.document import PresetDocument
 from server.presets.ensemble_settings import EnsembleSettings
 from server.presets.record import PresetRecord
 from server.presets.shelf import Built
-from server.presets.sources import Source
 from server.presets.twin import ignored_parameters, make_twin
 
 
 def explain(
     record: PresetRecord,
     plan: Plan,
-    sources: Mapping[str, Source],
     built: Built | None = None,
     kv_bytes: int = 0,
 ) -> dict[str, JsonValue]:
     """What every source and group of tensors resolves to, and what follows from that.
 
-    `sources` are the registered ones, whose own warnings are repeated. `built` is the variant, if
-    the plan is one and it is there; `kv_bytes` what its KV cache takes at most in layers beyond the
-    base's.
+    `built` is the variant, if the plan is one and it is there; `kv_bytes` what its KV cache takes
+    at most in layers beyond the base's.
     """
     explanation = plan.explain()
     return {
@@ -40,7 +36,8 @@ def explain(
         "sources": [_source_json(source) for source in explanation.sources],
         **_parameters_json(explanation),
         **_variant_json(explanation, built, kv_bytes),
-        "warnings": [*explanation.warnings, *_source_warnings(plan, sources)],
+        "suspect": record.warnings is not None and record.warnings.is_suspect,
+        "warnings": [] if record.warnings is None else [*record.warnings.all],
         "twin": twin(record.document, plan),
     }
 
@@ -109,13 +106,6 @@ def _member_json(settings: EnsembleSettings, name: str) -> dict[str, JsonValue]:
     if own is None:
         return {}
     return own.model_dump(mode="json", exclude={"weight"}, exclude_defaults=True)
-
-
-def _source_warnings(plan: Plan, sources: Mapping[str, Source]) -> Iterator[str]:
-    for name, content in sorted(plan.sources.items()):
-        source = sources.get(name)
-        if source is not None and source.digest == content.digest:
-            yield from (f"sources.{name}: {warning}" for warning in source.warnings)
 
 
 def _header(record: PresetRecord) -> dict[str, JsonValue]:

@@ -20,6 +20,14 @@ class CatalogObserver(Protocol):
     def presets_changed(self, revisions: Mapping[str, tuple[int, str]]) -> None:
         """What serves now: (revision, digest) of every preset by name."""
 
+    def preset_suspected(self, preset: str, is_suspect: bool | None) -> None:
+        """Whether a preset is likely to write gibberish; None for one that is gone."""
+
+    def source_suspected(self, source: str, is_suspect: bool | None) -> None:
+        """Whether a source is likely to be of another base, or broken; None for one that is
+        gone.
+        """
+
 
 class NullObserver:
     """Observes nothing."""
@@ -30,6 +38,12 @@ class NullObserver:
         """Do nothing."""
 
     def presets_changed(self, revisions: Mapping[str, tuple[int, str]]) -> None:
+        """Do nothing."""
+
+    def preset_suspected(self, preset: str, is_suspect: bool | None) -> None:
+        """Do nothing."""
+
+    def source_suspected(self, source: str, is_suspect: bool | None) -> None:
         """Do nothing."""
 
 

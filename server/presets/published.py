@@ -1,7 +1,7 @@
 """The snapshot that everybody reads, and the lock of those who replace it."""
 
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from merging.base import Base
 from merging.plan import Plan
@@ -10,6 +10,7 @@ from server.presets.names import is_base, name_taken
 from server.presets.observer import CatalogObserver
 from server.presets.snapshot import Preset, Snapshot
 from server.presets.sources import Source, SourceRegistry
+from server.presets.suspects import Suspects
 from server.presets.variants import Variants
 
 
@@ -22,13 +23,17 @@ class Published:
         registry: SourceRegistry,
         variants: Variants,
         observer: CatalogObserver,
+        suspects: Suspects,
     ) -> None:
+        """`on_change` is called after every publication, with the lock."""
         self.lock = threading.RLock()
         self.snapshot = Snapshot()
-        self._base = base
+        self.base = base
         self._registry = registry
         self._variants = variants
         self._observer = observer
+        self.suspects = suspects
+        self.on_change: Callable[[], None] = lambda: None
 
     def publish(
         self,
@@ -38,6 +43,7 @@ class Published:
         without: str | None = None,
     ) -> None:
         """Replace the snapshot by one with these presets, these sources, and one preset less."""
+        presets = tuple(presets)
         changed = self._changed(presets, without)
         self.snapshot = Snapshot(changed, self.snapshot.sources if sources is None else sources)
         if sources is not None:
@@ -51,6 +57,9 @@ class Published:
                 if preset.serving is not None
             }
         )
+        told = [preset.record.name for preset in presets] + ([without] if without else [])
+        self.suspects.tell(self.snapshot, told if sources is None else None)
+        self.on_change()
 
     def check_pinned(self, presets: Iterable[Preset]) -> None:
         """BuildError if the pinned weights would not fit with these presets. Called with the lock.
@@ -75,7 +84,7 @@ class Published:
 
     def check_free(self, name: str, *, kind: str) -> None:
         """ConflictError if a new preset or source may not have this name."""
-        if is_base(name, self._base):
+        if is_base(name, self.base):
             raise name_taken(name, "the resident base", kind=kind)
         if name in self.snapshot.presets:
             raise name_taken(name, "a preset", kind=kind)

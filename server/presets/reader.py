@@ -11,9 +11,10 @@ from server.presets.explain import explain, explain_failed
 from server.presets.interference import Interference
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.planner import used_sources
+from server.presets.preset_warnings import PresetWarnings, preset_warnings
 from server.presets.published import Published
 from server.presets.record import PresetRecord, SourceCard
-from server.presets.snapshot import Preset, existing_source
+from server.presets.snapshot import Preset, Snapshot, existing_source
 from server.presets.variants import Variants
 
 
@@ -76,21 +77,52 @@ class Reader:
     def explain_plan(self, record: PresetRecord, plan: Plan) -> dict[str, JsonValue]:
         """What a plan resolves to, stored or not."""
         built = self._variants.built(plan.digest)
-        sources, kv_bytes = self._published.snapshot.sources, self._variants.kv_bytes(plan)
-        return explain(self._shown(record), plan, sources, built, kv_bytes)
+        kv_bytes = self._variants.kv_bytes(plan)
+        shown = replace(self._shown(record), warnings=self.warnings(record, plan))
+        return explain(shown, plan, built, kv_bytes)
+
+    def warnings(self, record: PresetRecord, plan: Plan) -> PresetWarnings:
+        """What is to be warned of in a preset with this plan, stored or not."""
+        sources, doubts = self._published.snapshot.sources, self._published.suspects.doubts
+        return preset_warnings(record.document, plan, sources, doubts, record.label)
+
+    def validated(
+        self, record: PresetRecord, plan: Plan
+    ) -> tuple[PresetRecord, dict[str, JsonValue]]:
+        """What a dry run tells: the record that there would be, and its explanation."""
+        told = replace(record, warnings=self.warnings(record, plan))
+        return told, self.explain_plan(record, plan)
+
+    def told(self, record: PresetRecord) -> PresetRecord:
+        """The record with its warnings, if it is of the revision that serves."""
+        snapshot = self._published.snapshot
+        preset = snapshot.presets.get(record.name)
+        if preset is None or preset.serving is None or preset.serving.revision != record.revision:
+            return record
+        return replace(record, warnings=self._published.suspects.warnings(preset, snapshot))
 
     def sources(self) -> list[SourceCard]:
         """Every source, by name."""
         snapshot = self._published.snapshot
-        return [snapshot.source_card(name) for name in sorted(snapshot.sources)]
+        return [self._card(snapshot, name) for name in sorted(snapshot.sources)]
 
     def source(self, name: str) -> SourceCard:
         """One source."""
         snapshot = self._published.snapshot
-        return snapshot.source_card(existing_source(snapshot, name).name)
+        return self._card(snapshot, existing_source(snapshot, name).name)
+
+    def _card(self, snapshot: Snapshot, name: str) -> SourceCard:
+        """A source's card, with the doubts about it before its other warnings."""
+        card, content = snapshot.source_card(name), snapshot.sources[name].content
+        if content is None:
+            return card
+        doubts = self._published.suspects.doubts.of_source(content)
+        warnings = tuple(dict.fromkeys((*doubts, *card.warnings)))
+        return replace(card, is_suspect=bool(doubts), warnings=warnings)
 
     def _shown(self, record: PresetRecord) -> PresetRecord:
-        """The record with where its variants stand: they may be cold."""
+        """The record with its warnings, and with where its variants stand: they may be cold."""
+        record = self.told(record)
         if record.state != "ready":
             return record
         for digest in self._variants_of(record):

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from server.presets.document import PresetDocument
+from server.presets.preset_warnings import PresetWarnings
 
 State = Literal["ready", "building", "cold", "failed"]
 
@@ -18,7 +19,7 @@ class PresetRecord:
     """One revision of a preset: the document plus the server's fields.
 
     `created_at` is the revision's; `updated_at` is when the preset last changed. `reasons` say why
-    the state is "failed".
+    the state is "failed". `warnings` are of the revision that serves, None for others.
     """
 
     document: PresetDocument
@@ -31,6 +32,7 @@ class PresetRecord:
     created_at: datetime
     updated_at: datetime
     reasons: tuple[str, ...] = ()
+    warnings: PresetWarnings | None = None
 
     @property
     def name(self) -> str:
@@ -45,8 +47,12 @@ class PresetRecord:
     def server_fields(self) -> dict[str, JsonValue]:
         """The fields that the server owns; `reasons` if it has failed."""
         reasons: dict[str, JsonValue] = {"reasons": list(self.reasons)} if self.reasons else {}
+        warnings: dict[str, JsonValue] = {}
+        if self.warnings is not None:
+            warnings = {"suspect": self.warnings.is_suspect, "warnings": [*self.warnings.all]}
         return {
             **reasons,
+            **warnings,
             "revision": self.revision,
             "digest": self.digest,
             "state": self.state,
@@ -89,7 +95,8 @@ class EditResult:
 
 @dataclass(frozen=True, slots=True)
 class SourceCard:
-    """A registered source. `base_name` and `base_digest` are what it records of its base.
+    """A registered source. It `is_suspect` where its `warnings` begin with why it is likely to be
+    of another base, or broken. `base_name` and `base_digest` are what it records of its base.
 
     `kind` is None where the folder cannot be read.
     """
@@ -107,6 +114,7 @@ class SourceCard:
     presets: tuple[str, ...]
     created_at: datetime
     updated_at: datetime
+    is_suspect: bool = False
 
     def to_json(self) -> dict[str, JsonValue]:
         """The source as it is served."""
@@ -116,6 +124,7 @@ class SourceCard:
             "path": str(self.path),
             "digest": self.digest,
             "state": self.state,
+            "suspect": self.is_suspect,
             "reasons": list(self.reasons),
             "warnings": list(self.warnings),
             "num_bytes": self.num_bytes,

@@ -41,7 +41,7 @@ class Resolver:
         self._kept = kept
         self._permissions = Permissions(policy)
         self.members = MemberFinder(planner.base, kept, self._permissions)
-        self._base_plan = base_plan(planner.base)
+        self.base_plan = base_plan(planner.base)
         self._ensembles = EnsemblePlanner(planner)
 
     def resolve(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Resolved:
@@ -200,7 +200,7 @@ class Resolver:
 
     def _base(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Resolved:
         """The base, or an ensemble of the members that the request names."""
-        resolved = Resolved(model, self._base_plan)
+        resolved = Resolved(model, self.base_plan)
         if asked_mode(None, overrides) != "ensemble":
             check_no_weights(overrides, "the base")
             check_only_merges(overrides)
@@ -216,7 +216,7 @@ class Resolver:
         given = overrides.weights or {}
         check_known(given, settings.members, "the ensemble has no member")
         find = self.members.finder(snapshot, settings.members, {})
-        ensemble = self._ensembles.plan(settings, self._base_plan, BASE, find, given)
+        ensemble = self._ensembles.plan(settings, self.base_plan, BASE, find, given)
         return replace(resolved, mode="ensemble", ensemble=ensemble)
 
     def _inline(

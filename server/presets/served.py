@@ -62,7 +62,8 @@ class Served:
     sources and for inline recipes. `digest` is the effective one, overrides applied. A merge has
     one member; an ensemble those that its rule needs, and the `combination` that is made of them.
     `is_exact` says whether an ensemble's coefficients are those of the merge in every tensor.
-    `weights` are those that were chosen for the request's prompt.
+    `weights` are those that were chosen for the request's prompt. `warnings` say why the answer may
+    be gibberish.
     """
 
     model: str
@@ -76,6 +77,7 @@ class Served:
     combination: Combination | None = None
     is_exact: bool = True
     weights: Mapping[str, float] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

@@ -158,7 +158,9 @@ class SourceEditor:
         self, name: str, path: Path, progress: Progress | None
     ) -> tuple[Content, tuple[str, ...]]:
         try:
-            return self._registry.read(path, progress)
+            content, warnings = self._registry.read(path, progress)
+            self._registry.check_related(content)
+            return content, warnings
         except SourceError as error:
             raise UnprocessableError(
                 f"source {name!r} cannot be used: {error}", param="path", code="source_refused"

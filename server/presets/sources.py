@@ -15,10 +15,12 @@ from merging.base import Base
 from merging.checkpoint import Progress
 from merging.checkpoint_fit import fit_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
-from merging.errors import SourceError
+from merging.errors import BaseMismatchError, SourceError
 from merging.plan import Plan
+from merging.relation import relate
 from merging.source import Kind
 from server.presets.contents import Content, Contents, check_unchanged, is_adapter, is_unchanged
+from server.presets.doubts import Doubts, relation_doubt
 from server.presets.source_folders import SourceFolders
 
 logger = logging.getLogger(__name__)
@@ -67,9 +69,11 @@ class SourceRegistry:
         base_tensor: BaseTensor | None = None,
         contents: Contents | None = None,
         forget: Callable[[str], None] = lambda digest: None,
+        doubts: Doubts | None = None,
     ) -> None:
         self.contents = contents or Contents(None)
         self.folders = SourceFolders(source_dirs)
+        self.doubts = doubts or Doubts(base)
         self._forget = forget
         self._current: frozenset[str] = frozenset()
         self._base = base
@@ -87,6 +91,8 @@ class SourceRegistry:
         """
         content = read_adapter(path) if is_adapter(path) else self._open(path, progress)
         content, warnings = self._checked(content)
+        if (doubt := self._unrelated(content)) is not None:
+            warnings = (doubt, *warnings)
         for warning in warnings:
             logger.warning("%s: %s", path, warning)
         with self._lock:
@@ -94,6 +100,18 @@ class SourceRegistry:
             if self._current:  # while the server starts nothing is current yet
                 self._evict()
         return content, warnings
+
+    def check_related(self, content: Content) -> None:
+        """Raises BaseMismatchError if a checkpoint that was read is no fine-tune of the base,
+        unless that is allowed. Of a base that is not trained itself nothing can be said.
+        """
+        relation = self.doubts.relation(content.digest)
+        if relation is None or self._allow_base_mismatch:
+            return
+        if relation.is_unrelated and relation.base_is_trained:
+            raise BaseMismatchError(
+                [f"{relation_doubt(relation)}; --allow-base-mismatch takes it all the same"]
+            )
 
     def content(self, digest: str) -> Content:
         """The content with this digest, from memory or else from where it was kept.
@@ -143,6 +161,16 @@ class SourceRegistry:
     def _fit(self, opened: CheckpointWeights) -> tuple[CheckpointWeights, list[str]]:
         assert self._resident is not None, "a server has its base's files at hand"
         return fit_checkpoint(opened, self._base, self._resident)
+
+    def _unrelated(self, content: Content) -> str | None:
+        """Look at how a checkpoint is related to the base; the doubt about it, if there is one."""
+        if not isinstance(content, CheckpointWeights) or self._resident is None:
+            return None
+        relation = self.doubts.relation(content.digest) or relate(content, self._resident)
+        if relation is None:
+            return None
+        self.doubts.note_relation(content.digest, relation)
+        return relation_doubt(relation)
 
     def _checked(self, content: Content) -> tuple[Content, tuple[str, ...]]:
         """The content as it fits the base, and warnings."""

@@ -1,0 +1,76 @@
+"""Plain text on which weights are tried, and how several of them read it at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.api.deadline import Deadline
+from server.api.groups import compile_rules, engine_members
+from server.api.prompts import EncodedPrompt
+from server.api.scoring import Scoring
+from server.api.trial_reader import TrialReader
+from server.compare.candidate import Voice
+from server.compare.reading_plan import union
+from server.engine.async_engine import AsyncEngine
+from server.engine.request import Request, SamplingParams
+from server.engine.tokenizer import Tokenizer
+from server.presets.served import Served
+
+NUM_TOKENS = 128
+"""At most so many are read."""
+
+MIN_TOKENS = 16
+"""Fewer say nothing."""
+
+TEXT = """The river rises in the hills to the north of the town and flows south for about forty \
+miles before it reaches the sea. In spring, when the snow melts, it often floods the meadows along \
+its banks, and the farmers move their cattle to higher ground.
+
+Water boils at a lower temperature on a mountain than it does at sea level, because the air \
+pressure is lower. That is why it takes longer to cook rice or potatoes high up, even though the \
+water seems to boil just as well.
+
+She opened the door, put her bag on the table and looked out of the window. It had started to rain \
+again. "I think we should stay at home today," she said, "and go to the market tomorrow instead."
+
+A computer program is a list of instructions. The computer follows them one after another, very \
+quickly and without asking what they are for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlainText:
+    """The text in the base's tokens, and the engine that reads it, in the background."""
+
+    engine: AsyncEngine
+    token_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, engine: AsyncEngine, tokenizer: Tokenizer) -> "PlainText":
+        """As many tokens as the model takes."""
+        limit = min(NUM_TOKENS, engine.config.max_model_len)
+        return cls(engine, tuple(tokenizer.encode(TEXT)[:limit]))
+
+    @property
+    def num_read(self) -> int:
+        """Tokens that are predicted."""
+        return len(self.token_ids) - 1
+
+    def voice(self, served: Served) -> Voice:
+        """Something that is served, as it reads the text. Members' own prompts are left out."""
+        prompt = EncodedPrompt(self.token_ids)
+        return Voice(engine_members(served, prompt), compile_rules(served, temperature=1.0)[0])
+
+    async def read(self, voices: Sequence[Voice]) -> TrialReader:
+        """Read it with all voices, and compare each of the others with the first."""
+        members, listeners = union(dict(enumerate(voices)))
+        reader = TrialReader(self.token_ids[1:], listeners)
+        request = Request(
+            members=members,
+            sampling=SamplingParams(max_tokens=0),
+            reader=reader,
+            num_read=self.num_read,
+            isolates_rows=True,
+            priority="background",
+            path="trial",
+        )
+        await Scoring(self.engine, [request], ["a trial on plain text"], Deadline()).run()
+        return reader

@@ -1,0 +1,196 @@
+"""Tries sources and presets on plain text, behind what serves, and notes those that break it.
+
+Nobody waits for it but who registers a source, and that not for long. Of a preset that is edited
+again and again only the newest revision is tried.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+from fastapi.concurrency import run_in_threadpool
+
+from merging.adapter import Adapter
+from merging.blend import Blend
+from merging.shuffled import shuffled
+from server.api.plain_text import MIN_TOKENS, PlainText
+from server.compare.candidate import Voice
+from server.engine.async_engine import AsyncEngine
+from server.engine.tokenizer import Tokenizer
+from server.errors import ServiceError, UnavailableError
+from server.presets.catalog import Catalog
+from server.presets.doubts import Trial
+from server.presets.tryouts import Candidate
+
+logger = logging.getLogger(__name__)
+
+REST = 4.0
+"""Times as long as a preset's trial took nothing is tried after it: edits may go on and on."""
+
+COALESCE_SECONDS = 0.2
+RECHECK_SECONDS = 20.0
+"""Weights that were not in memory may be there now."""
+
+POLL_SECONDS = 0.02
+PATIENCE = 5.0
+"""Seconds that the answer to a registration waits for the source's trial."""
+
+MAX_BASE_LOSS = 0.75
+"""Of the logarithm of the vocabulary's size: a base that does worse knows no such text, and then it
+tells nothing of others.
+"""
+
+TARGET_DIVERGENCE = 0.1
+"""Nats at which an adapter is compared with its shuffled self, by way of its weight."""
+
+MIN_DIVERGENCE = 0.01
+MAX_FACTOR = 64.0
+NUM_SHUFFLES = 2
+
+
+class Trials:
+    """All methods belong to the event loop's thread."""
+
+    def __init__(self, engine: AsyncEngine, tokenizer: Tokenizer, catalog: Catalog) -> None:
+        self._text = PlainText.of(engine, tokenizer)
+        self._log_vocabulary = math.log(tokenizer.vocab_size)
+        self._tryouts = catalog.tryouts
+        self._given_up: set[tuple[str, ...]] = set()
+        self._awaited: set[str] = set()
+        self._last_tried: dict[str, float] = {}
+        self._base: Voice | None = None
+        self._base_loss = 0.0
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, once the engine runs."""
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._changed.set)
+
+        self._tryouts.on_change(wake)
+        self._task = asyncio.ensure_future(self._run())
+
+    def close(self) -> None:
+        """Try nothing more."""
+        self._tryouts.on_change(lambda: None)
+        if self._task is not None:
+            self._task.cancel()
+
+    async def settled(self, source: str) -> None:
+        """Wait until a source was tried, if it is to be, for at most PATIENCE seconds."""
+        deadline = time.monotonic() + PATIENCE
+        self._awaited.add(source)
+        while time.monotonic() < deadline and self._task is not None and not self._task.done():
+            if not any(c.served.model == source for c in self._open(self._tryouts.sources())):
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        self._awaited.discard(source)
+
+    async def _run(self) -> None:
+        try:
+            if not await self._knows_text():
+                logger.info("the base knows no plain text: sources and presets are not tried on it")
+                return
+            while True:
+                await self._try_all()
+                await self._wait(RECHECK_SECONDS)
+                await asyncio.sleep(COALESCE_SECONDS)
+        except UnavailableError as error:  # the server shuts down, or its engine has failed
+            logger.debug("trials end: %s", error.message)
+        except Exception:
+            logger.exception("nothing more is tried on plain text")
+
+    async def _wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        self._changed.clear()
+
+    async def _knows_text(self) -> bool:
+        """Read the text with the base alone."""
+        if self._text.num_read < MIN_TOKENS:
+            return False
+        self._base = self._text.voice(self._tryouts.base())
+        (self._base_loss,) = (await self._text.read([self._base])).losses
+        return self._base_loss < MAX_BASE_LOSS * self._log_vocabulary
+
+    async def _try_all(self) -> None:
+        """Sources first: what is known of them decides what is said of presets."""
+        while True:
+            sources = self._open(self._tryouts.sources())
+            presets = [] if sources else self._open(await run_in_threadpool(self._tryouts.presets))
+            candidates = sorted(sources or presets, key=self._order)
+            if not candidates:
+                return
+            began = time.monotonic()
+            await self._try(candidates[0])
+            if not sources:
+                self._last_tried[candidates[0].served.model] = time.monotonic()
+                await self._rest(REST * (time.monotonic() - began))
+
+    async def _rest(self, seconds: float) -> None:
+        """Do nothing for a while, unless a source is new."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._open(self._tryouts.sources()):
+            await asyncio.sleep(min(0.1, seconds))
+
+    def _order(self, candidate: Candidate) -> tuple[bool, bool, float]:
+        """Sources for which somebody waits, then those that do not record this base; of presets
+        those that were tried longest ago.
+        """
+        name, content = candidate.served.model, candidate.content
+        is_proven = isinstance(content, Adapter) and content.base_digest is not None
+        return name not in self._awaited, is_proven, self._last_tried.get(name, 0.0)
+
+    def _open(self, candidates: list[Candidate]) -> list[Candidate]:
+        return [c for c in candidates if c.keys not in self._given_up]
+
+    async def _try(self, candidate: Candidate) -> None:
+        try:
+            trial = await self._trial(candidate)
+        except UnavailableError:
+            raise
+        except ServiceError as error:  # say, more rows than there are
+            logger.info("%s was not tried: %s", candidate.served.label, error.message)
+            self._given_up.add(candidate.keys)
+            return
+        await run_in_threadpool(self._tryouts.note, candidate, trial)
+
+    async def _trial(self, candidate: Candidate) -> Trial:
+        assert self._base is not None, "the base reads first"
+        own = self._text.voice(candidate.served)
+        content, weights = candidate.content, own.members[0].weights
+        if not isinstance(content, Adapter) or content.base_digest is not None:
+            (loss,) = (await self._text.read([own])).losses
+            return Trial(self._text.num_read, loss, self._base_loss)
+        assert isinstance(weights, Blend), "an adapter alone is a blend"
+        reading = await self._text.read([self._base, own])
+        trial = Trial(self._text.num_read, reading.losses[1], self._base_loss)
+        alignment = await self._alignment(content, weights, reading.divergences[1])
+        return replace(trial, alignment=alignment)
+
+    async def _alignment(self, adapter: Adapter, blend: Blend, divergence: float) -> float | None:
+        """How much more the adapter changes what the model says than shuffled ones: the divergence
+        from the base over theirs, at a weight at which it can be told. None if it cannot.
+        """
+        assert self._base is not None
+        if not 0 < divergence < math.inf:
+            return None
+        factor = math.sqrt(TARGET_DIVERGENCE / divergence)
+        coefficients = min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR) * blend.coefficients
+        others = [
+            await run_in_threadpool(shuffled, adapter, self._tryouts.merging_base, seed)
+            for seed in range(NUM_SHUFFLES)
+        ]
+        voices = [
+            self._text.voice(self._tryouts.blend(Blend(f"{a.digest} trial", (a,), coefficients)))
+            for a in (adapter, *others)
+        ]
+        _, own, *shuffles = (await self._text.read([self._base, *voices])).divergences
+        mean = sum(shuffles) / NUM_SHUFFLES
+        return None if own < MIN_DIVERGENCE or not 0 < mean < math.inf else own / mean
