@@ -13,14 +13,14 @@ from tests.server.presets.tiny import OPEN_POLICY, preset, tiny_base, write_adap
 OURS, OTHER = tiny_base(character="a"), tiny_base(character="b")
 
 
-def database(path: Path, base=OURS, documents=(preset(),)) -> Path:
+def database(path: Path, base=OURS, names=("tutor",)) -> Path:
     """A database that a server of this base left."""
     store = PresetStore(f"sqlite:///{path}")
     catalog = Catalog(store, base, policy=OPEN_POLICY)
     catalog.load()
     catalog.add_source("math", write_adapter(path.parent / "math", 1))
-    for document in documents:
-        catalog.create(document, edit=Edit())
+    for name in names:
+        catalog.create(preset(name), edit=Edit())
     catalog.close()
     store.close()
     return path
@@ -64,7 +64,7 @@ def test_whose_presets_it_holds(tmp_path):
     """The digest of a revision tells the base, in whatever dtype; without one nothing is told."""
     assert is_made_for(database(tmp_path / "a.db"), OURS) is True
     assert is_made_for(tmp_path / "a.db", OTHER) is False
-    assert is_made_for(database(tmp_path / "b.db", documents=()), OURS) is None
+    assert is_made_for(database(tmp_path / "b.db", names=()), OURS) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no database"])
