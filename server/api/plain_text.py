@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from server.api.deadline import Deadline
 from server.api.groups import compile_rules, engine_members
 from server.api.prompts import EncodedPrompt
 from server.api.scoring import Scoring
-from server.api.trial_reader import TrialReader
+from server.api.trial_reader import BaseReader, TrialReader
 from server.compare.candidate import Voice
 from server.compare.reading_plan import union
 from server.engine.async_engine import AsyncEngine
-from server.engine.request import Request, SamplingParams
+from server.engine.request import Member, Reader, Request, SamplingParams
 from server.engine.tokenizer import Tokenizer
 from server.presets.served import Served
 
-NUM_TOKENS = 128
+NUM_TOKENS = 80
 """At most so many are read."""
 
 MIN_TOKENS = 16
@@ -59,10 +61,20 @@ class PlainText:
         prompt = EncodedPrompt(self.token_ids)
         return Voice(engine_members(served, prompt), compile_rules(served, temperature=1.0)[0])
 
-    async def read(self, voices: Sequence[Voice]) -> TrialReader:
-        """Read it with all voices, and compare each of the others with the first."""
+    async def read_base(self, base: Voice) -> BaseReader:
+        """Read it with the base."""
+        reader = BaseReader(self.token_ids[1:])
+        await self._run(base.members, reader)
+        return reader
+
+    async def read(self, voices: Sequence[Voice], base: torch.Tensor) -> TrialReader:
+        """Read it with all voices. `base`: its log-probabilities."""
         members, listeners = union(dict(enumerate(voices)))
-        reader = TrialReader(self.token_ids[1:], listeners)
+        reader = TrialReader(self.token_ids[1:], base, listeners)
+        await self._run(members, reader)
+        return reader
+
+    async def _run(self, members: tuple[Member, ...], reader: Reader) -> None:
         request = Request(
             members=members,
             sampling=SamplingParams(max_tokens=0),
@@ -73,4 +85,3 @@ class PlainText:
             path="trial",
         )
         await Scoring(self.engine, [request], ["a trial on plain text"], Deadline()).run()
-        return reader

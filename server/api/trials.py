@@ -11,18 +11,20 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 
+import torch
 from fastapi.concurrency import run_in_threadpool
 
 from merging.adapter import Adapter
 from merging.blend import Blend
 from merging.shuffled import shuffled
 from server.api.plain_text import MIN_TOKENS, PlainText
-from server.compare.candidate import Voice
+from server.api.trial_reader import TrialReader
 from server.engine.async_engine import AsyncEngine
 from server.engine.tokenizer import Tokenizer
 from server.errors import ServiceError, UnavailableError
 from server.presets.catalog import Catalog
 from server.presets.doubts import Trial
+from server.presets.served import Served
 from server.presets.tryouts import Candidate
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ RECHECK_SECONDS = 20.0
 """Weights that were not in memory may be there now."""
 
 POLL_SECONDS = 0.02
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds that the answer to a registration waits for the source's trial."""
 
 MAX_BASE_LOSS = 0.75
@@ -46,7 +48,9 @@ tells nothing of others.
 TARGET_DIVERGENCE = 0.1
 """Nats at which an adapter is compared with its shuffled self, by way of its weight."""
 
-MIN_DIVERGENCE = 0.01
+MIN_DIVERGENCE, MAX_DIVERGENCE = 0.01, 2.0
+"""Between these its weight is left as it is; below, even so, nothing can be told."""
+
 MAX_FACTOR = 64.0
 NUM_SHUFFLES = 2
 
@@ -61,8 +65,8 @@ class Trials:
         self._given_up: set[tuple[str, ...]] = set()
         self._awaited: set[str] = set()
         self._last_tried: dict[str, float] = {}
-        self._base: Voice | None = None
-        self._base_loss = 0.0
+        self._base: torch.Tensor | None = None  # its log-probabilities on the text
+        self._base_loss = math.inf
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -115,8 +119,8 @@ class Trials:
         """Read the text with the base alone."""
         if self._text.num_read < MIN_TOKENS:
             return False
-        self._base = self._text.voice(self._tryouts.base())
-        (self._base_loss,) = (await self._text.read([self._base])).losses
+        read = await self._text.read_base(self._text.voice(self._tryouts.base()))
+        self._base, self._base_loss = read.log_probs, read.loss
         return self._base_loss < MAX_BASE_LOSS * self._log_vocabulary
 
     async def _try_all(self) -> None:
@@ -162,35 +166,44 @@ class Trials:
         await run_in_threadpool(self._tryouts.note, candidate, trial)
 
     async def _trial(self, candidate: Candidate) -> Trial:
-        assert self._base is not None, "the base reads first"
-        own = self._text.voice(candidate.served)
-        content, weights = candidate.content, own.members[0].weights
+        read = await self._read([candidate.served])
+        trial = Trial(self._text.num_read, read.losses[0], self._base_loss)
+        content, weights = candidate.content, candidate.served.members[0].weights
         if not isinstance(content, Adapter) or content.base_digest is not None:
-            (loss,) = (await self._text.read([own])).losses
-            return Trial(self._text.num_read, loss, self._base_loss)
+            return trial
         assert isinstance(weights, Blend), "an adapter alone is a blend"
-        reading = await self._text.read([self._base, own])
-        trial = Trial(self._text.num_read, reading.losses[1], self._base_loss)
-        alignment = await self._alignment(content, weights, reading.divergences[1])
+        alignment = await self._alignment(content, weights, read.divergences[0])
         return replace(trial, alignment=alignment)
+
+    async def _read(self, served: list[Served]) -> TrialReader:
+        assert self._base is not None, "the base reads first"
+        return await self._text.read([self._text.voice(s) for s in served], self._base)
 
     async def _alignment(self, adapter: Adapter, blend: Blend, divergence: float) -> float | None:
         """How much more the adapter changes what the model says than shuffled ones: the divergence
-        from the base over theirs, at a weight at which it can be told. None if it cannot.
+        from the base over theirs, at a weight at which that can be told. None if it cannot.
         """
-        assert self._base is not None
         if not 0 < divergence < math.inf:
             return None
-        factor = math.sqrt(TARGET_DIVERGENCE / divergence)
-        coefficients = min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR) * blend.coefficients
+        factor = _factor(divergence)
+        coefficients = factor * blend.coefficients
         others = [
             await run_in_threadpool(shuffled, adapter, self._tryouts.merging_base, seed)
             for seed in range(NUM_SHUFFLES)
         ]
-        voices = [
-            self._text.voice(self._tryouts.blend(Blend(f"{a.digest} trial", (a,), coefficients)))
-            for a in (adapter, *others)
-        ]
-        _, own, *shuffles = (await self._text.read([self._base, *voices])).divergences
+        tried = [*others] if factor == 1 else [adapter, *others]
+        blends = [Blend(f"{a.digest} at {factor}", (a,), coefficients) for a in tried]
+        read = await self._read([self._tryouts.blend(blend) for blend in blends])
+        own, *shuffles = [*([divergence] if factor == 1 else []), *read.divergences]
         mean = sum(shuffles) / NUM_SHUFFLES
         return None if own < MIN_DIVERGENCE or not 0 < mean < math.inf else own / mean
+
+
+def _factor(divergence: float) -> float:
+    """By which an adapter's weight is multiplied, so that what it does is neither lost in rounding
+    nor all that can be.
+    """
+    if MIN_DIVERGENCE <= divergence <= MAX_DIVERGENCE:
+        return 1.0
+    factor = math.sqrt(TARGET_DIVERGENCE / divergence)
+    return min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR)

@@ -43,7 +43,6 @@ from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.source_editor import SourceEditor
 from server.presets.sources import SourceRegistry
 from server.presets.store import PresetStore
-from server.presets.suspects import Suspects
 from server.presets.tryouts import Tryouts
 from server.presets.variants import Variants
 from server.presets.weighing import Weighing
@@ -89,15 +88,14 @@ class Catalog:
             forget=self._planner.forget,
         )
         self._origins = Origins(base, location, self._registry.folders)
-        suspects = Suspects(self._registry.doubts, observer)
-        self._published = Published(base, self._registry, self._variants, observer, suspects)
+        self._published = Published(base, self._registry, self._variants, observer)
         self._builder = Builder(self._published, self._variants, store)
         self._kept = KeptRevisions(
             store, self._registry, self._planner, revisions_kept=revisions_kept
         )
         self._reader = Reader(self._published, self._kept, self._variants, Interference(resident))
         resolver = Resolver(self._planner, self._kept, policy)
-        self._caller = Caller(resolver, self._variants, suspects.doubts, patience)
+        self._caller = Caller(resolver, self._variants, self._registry.doubts, patience)
         self.tryouts = Tryouts(self._published, self._caller)
         self._models = ModelList(base, self._kept, policy, created=int(now().timestamp()))
         shared = (self._planner, self._published, self._variants, observer)

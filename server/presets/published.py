@@ -23,7 +23,6 @@ class Published:
         registry: SourceRegistry,
         variants: Variants,
         observer: CatalogObserver,
-        suspects: Suspects,
     ) -> None:
         """`on_change` is called after every publication, with the lock."""
         self.lock = threading.RLock()
@@ -32,7 +31,7 @@ class Published:
         self._registry = registry
         self._variants = variants
         self._observer = observer
-        self.suspects = suspects
+        self.suspects = Suspects(registry.doubts, observer)
         self.on_change: Callable[[], None] = lambda: None
 
     def publish(

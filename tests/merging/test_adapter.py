@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,7 @@ def test_truncated_weights_are_refused(tmp_path: Path) -> None:
 
 
 BASE = flat_base()
+HUB_BASE = replace(BASE, hub_id="org/flat")
 
 
 def adapter(tmp_path: Path, **fields: object) -> Adapter:
@@ -280,14 +282,21 @@ def test_a_digest_may_leave_out_its_algorithm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["flat", "org/flat", "/some/where/Flat/"])
 def test_the_last_part_of_a_name_is_what_counts(tmp_path: Path, name: str) -> None:
     """A hub id, a path and a folder's name may all mean one base."""
-    assert check_adapter(adapter(tmp_path, base_name=name), BASE) == []
+    assert check_adapter(adapter(tmp_path, base_name=name), HUB_BASE) == []
 
 
 def test_another_name_is_a_warning(tmp_path: Path) -> None:
     """A name proves nothing: it is reported, and the adapter is taken."""
-    (warning,) = check_adapter(adapter(tmp_path, base_name="org/other"), BASE)
+    (warning,) = check_adapter(adapter(tmp_path, base_name="org/other"), HUB_BASE)
     assert "'org/other'" in warning
-    assert "'flat'" in warning
+    assert "'org/flat'" in warning
+
+
+@pytest.mark.parametrize("name", ["other", "/some/where/other", "./other", "a/b/c"])
+def test_folders_are_not_compared(tmp_path: Path, name: str) -> None:
+    """Folders are called anything: only ids of a hub are compared, and only with one."""
+    assert check_adapter(adapter(tmp_path, base_name=name), HUB_BASE) == []
+    assert check_adapter(adapter(tmp_path, base_name="org/other"), BASE) == []
 
 
 def test_another_digest_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from server.presets.policy import Policy
 from server.setting_values import SourceSpec
 from server.settings import Settings, SettingsError
 from server.settings_loading import load_settings
+from tests.server.presets.tiny import tiny_base
 
 OPEN = Policy(overrides="weights", inline_recipes="blend", serve_sources=True)
 CLOSED = Policy(overrides="none", inline_recipes="off", serve_sources=False)
@@ -48,7 +49,7 @@ def test_options_are_those_of_the_contract() -> None:
         admin_key api_key_file admin_key_file served_model_name chat_template num_threads max_rows
         max_model_len max_queued variant_memory kv_memory overrides inline_recipes serve_sources
         metrics_open request_timeout fidelity_sample shutdown_timeout revisions_kept log_format
-        insecure_bind allow_base_mismatch
+        insecure_bind allow_base_mismatch new_database
     """
     assert Settings.model_fields.keys() == set(expected.split())
 
@@ -242,7 +243,7 @@ def test_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By default each base has its own file in the user's data folder."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     found = load_settings({})
-    assert found.database_for("org/model") == f"sqlite:///{tmp_path}/mergeserve/org--model.db"
-    assert found.database_for("..").endswith("/base.db")
+    base = tiny_base("org/model", "a")
+    assert found.database_for(base) == f"sqlite:///{tmp_path}/mergeserve/base-{'a' * 16}.db"
     given = load_settings({"database_url": "sqlite:////x/y.db"})
-    assert given.database_for("org/model") == "sqlite:////x/y.db"
+    assert given.database_for(base) == "sqlite:////x/y.db"

@@ -1,6 +1,7 @@
 """What explain says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -129,18 +130,20 @@ def test_it_says_how_long_the_plan_took(catalog):
     assert 0 < catalog.validate(preset(), edit=Edit())[1]["build_seconds"] < 10
 
 
-def test_the_warnings_of_sources_are_repeated(catalog, world):
+def test_the_warnings_of_sources_are_repeated(world):
     """What a source warns of is said of every preset that uses that content, by the source."""
+    catalog = world.open_with_sources(base=replace(tiny_base(), hub_id="org/tiny"))
     config = world.sources / "math" / "adapter_config.json"
-    config.write_text(config.read_text().replace('"tiny"', '"huge"'))
+    config.write_text(config.read_text().replace('"tiny"', '"org/huge"'))
     catalog.replace_source("math", "math", edit=Edit())
     catalog.create(preset(sources={"math": {"weight": 1}, "code": {"weight": 1}}), edit=Edit())
     (warning,) = catalog.explain("tutor")["warnings"]
-    assert warning.startswith("sources.math: it was trained on a base named 'huge'")
+    assert warning.startswith("sources.math: it was trained on a base named 'org/huge'")
     assert catalog.validate(preset("other"), edit=Edit())[1]["warnings"] == [warning]
     world.adapter("math", 99)
     catalog.replace_source("math", "math", edit=Edit())
-    assert catalog.explain("tutor", 1)["warnings"] == []
+    assert catalog.explain("tutor", 1)["warnings"] == [warning]
+    assert catalog.explain("tutor")["warnings"] == []
 
 
 def test_the_twin_can_be_asked_for(catalog):

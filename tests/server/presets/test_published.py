@@ -16,6 +16,7 @@ class Listener:
     def __init__(self) -> None:
         self.edits: list[tuple[str, str, str, frozenset[str]]] = []
         self.serving: list[dict[str, tuple[int, str]]] = []
+        self.suspects: dict[str, bool | None] = {}
 
     def preset_edited(self, preset, operation, outcome, seconds_by_phase) -> None:
         assert all(seconds >= 0 for seconds in seconds_by_phase.values())
@@ -23,6 +24,12 @@ class Listener:
 
     def presets_changed(self, revisions) -> None:
         self.serving.append(dict(revisions))
+
+    def preset_suspected(self, preset, is_suspect) -> None:
+        self.suspects[preset] = is_suspect
+
+    def source_suspected(self, source, is_suspect) -> None:
+        self.suspects[source] = is_suspect
 
 
 def test_a_snapshot_never_changes(catalog):

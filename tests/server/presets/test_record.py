@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 from server.presets.document import SERVER_FIELDS
+from server.presets.preset_warnings import PresetWarnings
 from server.presets.record import (
     Edit,
     ModelCard,
@@ -36,18 +37,25 @@ def record(**fields) -> PresetRecord:
 
 def test_a_record_is_the_document_and_the_servers_fields():
     """The JSON of a record is the document, followed by exactly the fields of the server."""
-    served = record().to_json()
+    served = record(warnings=PresetWarnings(("why",), ("also",))).to_json()
     assert set(served) == set(preset().to_json()) | SERVER_FIELDS - {"reasons"}
     assert {key: served[key] for key in SERVER_FIELDS - {"reasons"}} == {
         "revision": 7,
         "digest": digest("a"),
         "state": "ready",
         "path": "blend",
+        "suspect": True,
+        "warnings": ["why", "also"],
         "author": "ada",
         "message": "more maths",
         "created_at": "2026-05-04T12:00:00.000000Z",
         "updated_at": "2026-05-04T12:00:00.000000Z",
     }
+
+
+def test_only_what_serves_has_warnings():
+    """Of a revision that does not serve nothing is said: neither that it is suspect nor not."""
+    assert not {"suspect", "warnings"} & record().to_json().keys()
 
 
 def test_a_failed_record_says_why():
@@ -96,6 +104,7 @@ def test_a_source_card_in_json():
         "path": "/adapters/math",
         "digest": digest("b"),
         "state": "failed",
+        "suspect": False,
         "reasons": ["gone"],
         "warnings": [],
         "num_bytes": 0,

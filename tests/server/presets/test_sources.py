@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,14 +181,15 @@ def test_the_right_base_is_asked_for(tmp_path):
     assert "another base" in warnings[0]
 
 
-def test_another_base_name_is_a_warning(registry, tmp_path):
-    """A recorded name of another base is told, and the adapter is taken."""
+def test_another_base_name_is_a_warning(tmp_path):
+    """A recorded hub id of another base is told, and the adapter is taken."""
+    registry = SourceRegistry(replace(tiny_base(), hub_id="org/tiny"))
     folder = write_adapter(tmp_path / "a", 7)
     config = json.loads((folder / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = "huge"
+    config["base_model_name_or_path"] = "org/huge"
     (folder / "adapter_config.json").write_text(json.dumps(config))
     _, warnings = registry.read(folder)
-    assert "'huge'" in warnings[0]
+    assert "'org/huge'" in warnings[0]
 
 
 def test_content_comes_from_memory_first(registry, tmp_path):
