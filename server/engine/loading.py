@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from merging.adapter import BaseTensor
@@ -18,6 +18,7 @@ from server.engine.kv_cache import KVCache, bytes_per_token
 from server.engine.model import describe
 from server.engine.model_files import (
     Progress,
+    auto_class,
     load_config,
     load_network,
     load_tokenizer,
@@ -117,5 +118,5 @@ def describe_base(model: str | Path) -> Base:
     folder = model_folder(model, lambda what, done, total: None)
     config = load_config(folder)
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
+        network = auto_class(config).from_config(config)
     return describe(network, name=model_id(model), digest="", dtype=torch.float32)
