@@ -95,6 +95,14 @@ class Siblings:
             self._input = None
         return y
 
+    def weight(self, position: int) -> torch.Tensor:
+        """The weight of the linear at `position`, [out, in], for models that read it themselves.
+        Raises `RuntimeError` while rows see other ones.
+        """
+        if self._number in self._step.stacks or self._number in self._step.scales:
+            raise RuntimeError("the model reads a weight itself, so no adapter can be on it")
+        return torch.split(self.kernel.weight, self.sizes)[position]
+
     def _compute(self, x: torch.Tensor) -> list[torch.Tensor]:
         parts = torch.split(self.kernel(x, self.bias), self.sizes, dim=-1)
         scales = self._step.scales.get(self._number)
@@ -174,6 +182,11 @@ class BlendedLinear(nn.Module):
         self.out_features, self.in_features = shape
         self.siblings, self.position = siblings, position
         self.has_bias, self.transposed = has_bias, transposed
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[out, in]: some routers ask for its type, or multiply by it themselves."""
+        return self.siblings.weight(self.position)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`: [..., in] -> [..., out]."""

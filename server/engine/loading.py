@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from merging.adapter import BaseTensor
@@ -20,6 +20,7 @@ from server.engine.kv_cache import KVCache, bytes_per_token
 from server.engine.model import describe
 from server.engine.model_files import (
     Progress,
+    auto_class,
     load_config,
     load_network,
     load_tokenizer,
@@ -119,6 +120,6 @@ def describe_base(model: str | Path) -> Base:
     folder = model_folder(model, lambda what, done, total: None)
     config = load_config(folder)
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
+        network = auto_class(config).from_config(config)
     base = describe(network, name=model_id(model), digest="", dtype=torch.float32)
     return replace(base, hub_id=find_hub_id(model, folder))

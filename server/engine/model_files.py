@@ -1,7 +1,8 @@
 """The files of a model: found, and read as transformers' objects."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -9,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -59,11 +61,20 @@ def load_config(folder: Path) -> PreTrainedConfig:
         raise ModelLoadError(f"{folder} has no config.json of a known model: {error}") from error
 
 
+def auto_class(config: PreTrainedConfig) -> Any:
+    """What makes the model of a config: a text model, or one that also takes images, of which the
+    text model is served.
+    """
+    wraps_text = type(config) not in AutoModelForCausalLM._model_mapping
+    sees = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if wraps_text and sees else AutoModelForCausalLM
+
+
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The model of a folder; `ModelLoadError` unless it holds all tensors."""
+    """The model of a folder; `ModelLoadError` unless every tensor came from its files."""
     config = load_config(folder)
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
+        network, report = auto_class(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -75,14 +86,35 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> PreT
         raise ModelLoadError(
             f"{folder} cannot be loaded as a causal language model: {error}"
         ) from error
-    problems = {
-        key: sorted(map(str, report[key]))
-        for key in ("missing_keys", "mismatched_keys")
-        if report[key]
-    }
-    if problems:
-        raise ModelLoadError(f"{folder} does not hold the whole model: {problems}")
+    check_loaded(folder, network, report)
     return network.to(device)
+
+
+def check_loaded(
+    folder: Path, network: PreTrainedModel, report: Mapping[str, Collection[object]]
+) -> None:
+    """Raise `ModelLoadError` by name for tensors that transformers filled itself, or that have
+    another shape in the files.
+
+    Its report of missing keys leaves out those that a family allows to be missing; what came from
+    a file, or is tied to what did, is marked.
+    """
+    made_up = {
+        name
+        for name, tensor in network.state_dict(keep_vars=True).items()
+        if not getattr(tensor, "_is_hf_initialized", False)
+    }
+    problems = {
+        "are not in its files": sorted(made_up | set(map(str, report["missing_keys"]))),
+        "have another shape there": sorted(str(key) for key in report["mismatched_keys"]),
+    }
+    found = [f"{', '.join(names)} {what}" for what, names in problems.items() if names]
+    if found:
+        raise ModelLoadError(
+            f"{folder} does not hold the whole model of its config.json: {'; '.join(found)}. "
+            "Transformers would fill them with random values; complete the files, or mend the "
+            "config"
+        )
 
 
 def load_tokenizer(folder: Path, network: PreTrainedModel, chat_template: str | None) -> Tokenizer:

@@ -49,7 +49,8 @@ def engine_config(
             f"{kv_bytes} bytes of KV memory hold no block of {bytes_per_block}; raise --kv-memory"
         )
     text_config = config.get_text_config(decoder=True)
-    longest = getattr(text_config, "max_position_embeddings", None)
+    names = ("max_position_embeddings", "max_seq_len")  # MPT's
+    longest = next((size for name in names if (size := getattr(text_config, name, None))), None)
     wanted = options.max_model_len or longest or 2048
     if longest is not None and wanted > longest:
         raise ModelLoadError(

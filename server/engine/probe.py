@@ -116,6 +116,10 @@ def _shape(model: PreTrainedModel, index: int, layer: object) -> LayerShape:
         keys, values = layer.keys, layer.values  # type: ignore[attr-defined]
         if keys is not None and keys.ndim == values.ndim == 4:
             return LayerShape(keys.shape[1], keys.shape[3], values.shape[3])
+        raise UnsupportedModelError(
+            f"{_name(model)} cannot be served: its layers do not put the keys and values of each "
+            f"token into transformers' cache, from where the engine takes them. {SEE}"
+        )
     raise UnsupportedModelError(
         f"{_name(model)} cannot be served: layer {index} keeps more or other than the keys and "
         f"values of each token (a recurrent state, an index; transformers' {type(layer).__name__}),"
