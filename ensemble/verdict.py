@@ -157,8 +157,9 @@ def _undecided(found: NonInferiority, unit: _Unit, names: tuple[str, str]) -> st
     if math.isfinite(difference.low):
         low, high = unit.number(difference.low), unit.number(difference.high)
         bounds = f" ({difference.level * 100:g} % CI {low} to {high})"
+    apart = unit.number(abs(difference.estimate))
     side = "better" if difference.estimate >= 0 else "worse"
-    by = f"{unit.number(abs(difference.estimate))} {unit.name} {side} than {names[1]}"
+    by = f"{apart} {unit.name} {side} than {names[1]}" if float(apart) else f"level with {names[1]}"
     margin = f"{unit.number(found.margin)} {unit.name}"
     return f"{opening}; on {found.num_prompts}, {names[0]} is {by}{bounds}, margin {margin}"
 

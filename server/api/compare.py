@@ -1,6 +1,7 @@
 """`POST /v1/compare`: any number of candidates against one reference. From here follow `Run`."""
 
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from server.api.body import json_body
 from server.api.compare_candidates import Lineup, line_up
 from server.api.compare_cases import Inputs, make_cases
 from server.api.compare_probes import explain
+from server.api.compare_recipes import identify
 from server.api.compare_room import check_room, check_size
 from server.api.compare_schemas import CompareBody
 from server.api.compare_view import CompareView
@@ -22,6 +24,7 @@ from server.api.errors import error_body, internal_error
 from server.api.lifecycle import ServiceDep
 from server.api.service import Service
 from server.api.sse import DONE, EventStream, event, frame
+from server.compare.about import About
 from server.compare.background import Background
 from server.compare.events import Event, Piece
 from server.compare.findings import Terms
@@ -44,6 +47,7 @@ class Comparison:
     lineup: Lineup
     body: CompareBody
     service: Service
+    about: About
 
     def result(self, *, streamed: bool) -> bytes:
         """Count what the run has found, and show it; takes a second, so not on the event loop."""
@@ -53,6 +57,7 @@ class Comparison:
             self.service.tokenizer.token_text,
             positions=self.body.positions,
             notes=self.lineup.notes,
+            about=self.about,
         )
         return self.view.result(report, findings, html=self.body.html, streamed=streamed)
 
@@ -85,14 +90,18 @@ async def prepare(service: Service, body: CompareBody) -> Comparison:
         seed=body.seed or 0,
         concurrency=body.concurrency,
         max_tokens=body.max_tokens,
+        may_change=body.reference is None,
     )
+    created = int(time.time())
+    about = await identify(service, lineup, body, created)
     await explain(service, lineup, find_subject(lineup.candidates, lineup.reference), body)
     voices = VoiceMaker(service, inputs, body.temperature or 0.0, lineup.by_prompt)
     sampling = await check_room(service, body, lineup, cases, inputs)
     job = Job(terms, cases, lineup.candidates, lineup.probes, sampling)
     model = body.model or lineup.candidates[lineup.reference].served.model
-    view = CompareView(lineup.candidates, model, is_chat=body.messages is not None)
-    return Comparison(Run(Background(service.engine, voices), job), view, lineup, body, service)
+    view = CompareView(lineup.candidates, model, is_chat=body.messages is not None, created=created)
+    run = Run(Background(service.engine, voices), job)
+    return Comparison(run, view, lineup, body, service, about)
 
 
 async def _stream(request: Request, comparison: Comparison) -> Response:

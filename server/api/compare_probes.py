@@ -38,22 +38,24 @@ async def explain(service: Service, lineup: Lineup, subject: int, asked: Compare
         candidate = lineup.candidates[index]
         if id(candidate.served) in by_prompt:
             continue
-        refusals = []
-        wanted = _probes(service, candidate, _own_overrides(asked, index))
+        refusals: dict[str, list[str]] = {}  # sources that could not be left out, by the reason
+        wanted = _probes(service, candidate, asked.overrides_of(index))
         for probe in await run_in_threadpool(list, wanted):  # old revisions are in the database
             if probe.kind == "twin" and index != subject:
                 continue
             if probe.obstacle is not None:
-                refusals.append(probe.obstacle)
+                refusals.setdefault(probe.obstacle, [])
                 continue
             try:
-                found = await service.resolve(probe.model, probe.overrides)
+                asked_by_us = dataclasses.replace(probe.overrides, is_probe=True)
+                found = await service.resolve(probe.model, asked_by_us)
             except (*NOT_SERVED, UnavailableError) as error:
-                refusals.append(error.message)
+                refusals.setdefault(error.message, []).extend(filter(None, [probe.source]))
             else:
                 lineup.probes.append(Probe(probe.kind, probe.name, index, found, probe.source))
-        for refusal in dict.fromkeys(refusals):
-            lineup.notes.append(f"{candidate.name} is explained in part only: {refusal}")
+        for refusal, sources in refusals.items():
+            what = f", not without {' or '.join(sources)}" if sources else ""
+            lineup.notes.append(f"{candidate.name} is explained in part only{what}: {refusal}")
 
 
 def _probes(service: Service, candidate: Candidate, overrides: Overrides) -> Iterator[WantedProbe]:
@@ -90,9 +92,3 @@ def _twin(record: PresetRecord, served: Served, overrides: Overrides) -> WantedP
         twin,
         obstacle=obstacle if members else None,
     )
-
-
-def _own_overrides(body: CompareBody, index: int) -> Overrides:
-    """What the request itself changes of a candidate."""
-    extension = None if body.candidates is None else body.candidates[index].mergeserve
-    return Overrides() if extension is None else extension.overrides()

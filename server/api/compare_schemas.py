@@ -6,9 +6,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ensemble.errors import ScorerError
 from ensemble.scorers import Scorer, find_scorer
+from merging.digest import json_digest
 from server.api.fields import Prompts, refuse
 from server.api.schemas import Body, Extension, Messages, SamplingBody
 from server.errors import InvalidRequestError
+from server.presets.served import Overrides
 
 MAX_PROMPTS = 10_000
 MAX_CANDIDATES = 32
@@ -38,7 +40,7 @@ class CompareBody(SamplingBody):
 
     `model` names the preset whose base, sources, merge, ensemble, route and previous revision are
     compared where there are no `candidates`. `reference` is an index into the candidates, or one's
-    name. `scorer` is a name, or names by tag.
+    name. `scorer` is a name, or names by tag. `prompts_file` is what reports call the prompts.
     """
 
     model: ModelName | None = None
@@ -56,6 +58,7 @@ class CompareBody(SamplingBody):
     stream: bool | None = None
     positions: bool = True
     html: bool = False
+    prompts_file: Annotated[str, Field(max_length=256)] | None = None
     user: str | None = None
 
     @property
@@ -72,6 +75,17 @@ class CompareBody(SamplingBody):
             return find_scorer(name)
         except ScorerError as error:
             raise InvalidRequestError(f"scorer: {error}", param="scorer") from None
+
+    @property
+    def prompts_digest(self) -> str:
+        """The digest of the prompts and all that belongs to them."""
+        asked = {"prompts", "messages", "references", "tags", "scorer"}
+        return json_digest(self.model_dump(mode="json", include=asked))
+
+    def overrides_of(self, candidate: int) -> Overrides:
+        """What the request itself changes of a candidate."""
+        extension = None if self.candidates is None else self.candidates[candidate].mergeserve
+        return Overrides() if extension is None else extension.overrides()
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:

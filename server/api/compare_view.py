@@ -18,6 +18,7 @@ from server.compare.findings import Findings
 from server.compare.markdown import to_markdown
 from server.compare.page import to_html
 from server.compare.report import Report
+from server.compare.terminal import to_text
 
 RESULT_KIND = "comparison"
 
@@ -117,6 +118,7 @@ class CompareView:
             **({"choices": []} if streamed else {}),
             **shown,
             "usage": _usage(findings),
+            "text": to_text(report),
             "markdown": to_markdown(report),
             **({"html": to_html(report)} if html else {}),
         }

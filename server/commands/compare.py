@@ -14,12 +14,13 @@ from server.commands.http_client import CommandError, authorization, error_messa
 from server.commands.prompts_file import PromptLine, PromptsFileError, read_prompts
 
 CONNECT_SECONDS = 10.0
+MAX_FILE_NAME = 256
 
 Frame = Mapping[str, JsonValue]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compare, write what was asked for, and print the rest; an error is exit code 1."""
+    """Compare, write what was asked for, and print a summary; an error is exit code 1."""
     try:
         for path in (arguments.html, arguments.markdown, arguments.json):
             if path is not None and not path.absolute().parent.is_dir():
@@ -46,6 +47,7 @@ def _body(arguments: argparse.Namespace, lines: list[PromptLine]) -> dict[str, J
         "stream": True,
         "html": arguments.html is not None,
         "positions": arguments.json is not None,
+        "prompts_file": arguments.prompts.name[-MAX_FILE_NAME:],
     }
     if lines[0].messages is None:
         body["prompts"] = [line.prompt for line in lines]
@@ -145,22 +147,22 @@ def _show(bars: "dict[str, tqdm]", progress: Frame) -> None:  # type: ignore[typ
 
 
 def _write(arguments: argparse.Namespace, result: Frame) -> None:
-    """Files that were asked for; without a Markdown file it is printed."""
-    markdown, html = str(result["markdown"]), result.get("html")
-    rest = {k: v for k, v in result.items() if k not in ("markdown", "html", "choices")}
+    """The files that were asked for, and on the terminal one screen: the rest is in the files."""
+    shown = ("text", "markdown", "html", "choices")
+    rest = {name: value for name, value in result.items() if name not in shown}
     wanted: list[tuple[Path | None, str]] = [
-        (arguments.html, str(html)),
-        (arguments.markdown, markdown),
+        (arguments.html, str(result.get("html"))),
+        (arguments.markdown, str(result["markdown"])),
         (arguments.json, json.dumps(rest, ensure_ascii=False, indent=1) + "\n"),
     ]
-    for path, text in wanted:
-        if path is not None:
-            path.write_text(text, "utf-8")
-    if arguments.markdown is None:
-        print(markdown, end="")
-        return
-    verdict = result.get("verdict")
-    print(verdict["sentence"] if isinstance(verdict, dict) else "no verdict")
+    written = [(path, text) for path, text in wanted if path is not None]
+    for path, text in written:
+        path.write_text(text, "utf-8")
+    print(result["text"], end="")
+    for path, _ in written:
+        print(f"report: {path}")
+    if not written:
+        print("the whole report: ask again with --html report.html, --markdown or --json")
 
 
 def _parsed(text: str) -> JsonValue:

@@ -12,6 +12,7 @@ class Answer:
 
     `token_ids` include the token that ended the text. Times are in seconds from submission;
     `num_rows` counts the forwards that each token took. `weights` are those that the prompt chose.
+    `is_failure`: the model itself failed, as with logits that are not finite.
     """
 
     text: str = ""
@@ -23,6 +24,7 @@ class Answer:
     kv_bytes: int = 0
     weights: Mapping[str, float] | None = None
     error: str | None = None
+    is_failure: bool = False
 
 
 def first_divergence(answer: Answer, reference: Answer) -> int | None:

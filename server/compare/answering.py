@@ -53,7 +53,7 @@ class Answering:
         tokens: list[int] = []
         async for output in self.background.outputs(request):
             if output.finish_reason == "error":
-                return Answer(error=output.error or "the engine gave up")
+                return Answer(error=output.error or "the engine gave up", is_failure=True)
             first = first or time.monotonic()
             text += output.text
             tokens += [token.token_id for token in output.tokens]

@@ -13,11 +13,17 @@ Role = Literal["base", "source", "merge", "ensemble", "route", "previous", "cand
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Something that answers prompts. Its `role` says what it is to the preset in question."""
+    """Something that answers prompts. Its `role` says what it is to the preset in question.
+
+    `recipe` says in words what it is made of; `sources` are those that it holds with a weight above
+    0.
+    """
 
     name: str
     role: Role
     served: Served
+    recipe: str = ""
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ class Terms:
     """What was asked for. `margin` None: the metric's usual one; `level` is that of intervals.
 
     `reference` is the index of the candidate that the others are held against, and `concurrency`
-    the number of prompts that each candidate worked on at the same time.
+    the number of prompts that each candidate worked on at the same time. `may_change`: nobody named
+    the reference, so that another candidate takes its place if it answers nothing.
     """
 
     reference: int
@@ -28,6 +29,15 @@ class Terms:
     seed: int = 0
     concurrency: int = 8
     max_tokens: int = 64
+    may_change: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What went wrong on one prompt, by its index."""
+
+    case: int
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,7 @@ class Findings:
     answers: Sequence[Sequence[Answer]]
     readings: Sequence[dict[tuple[int, ...], Reading]]
     walls: Sequence[float | None]
-    reading_errors: Sequence[str] = ()
+    reading_errors: Sequence[Trouble] = ()
 
     def text(self, case: int, kind: TextKind, candidate: int) -> Reading | None:
         """The reading of one text, if there is such a text and it was read."""

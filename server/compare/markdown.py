@@ -3,9 +3,19 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from server.compare.fidelity_rows import fidelity_rows
 from server.compare.prompt_report import PromptReport
-from server.compare.report import Report, Table
-from server.compare.wording import explanations, main_table, settings_line, tag_table
+from server.compare.report import Report
+from server.compare.titles import origin_line, title
+from server.compare.wording import (
+    cost_table,
+    explanations,
+    identity_table,
+    next_lines,
+    quality_table,
+    settings_line,
+    tag_table,
+)
 
 SHOWN_CHARACTERS = 160
 """Of a prompt or an answer in the list of the worst."""
@@ -19,28 +29,34 @@ def to_markdown(report: Report) -> str:
 
 
 def _lines(report: Report) -> Iterator[str]:
-    sentence = (
-        "no verdict: there is nothing to compare"
-        if report.verdict is None
-        else (report.verdict.sentence)
-    )
-    yield f"**{escaped(sentence)}**"
+    yield f"**{escaped(report.headline.sentence)}**"
     yield ""
+    yield from _list((*report.headline.more, *next_lines(report)))
+    yield f"{escaped(title(report))}; {escaped(origin_line(report))}."
     yield f"{escaped(settings_line(report))}."
     yield ""
-    yield from _table(*main_table(report))
+    yield from _table(*quality_table(report))
     if report.tags:
         yield from ("", "By tag; in brackets what is retained of the specialist's (*) score:", "")
         yield from _table(*tag_table(report))
-    if sentences := explanations(report):
-        yield ""
-        yield from (f"- {escaped(sentence)}" for sentence in sentences)
+    yield ""
+    yield from _list(explanations(report))
+    yield from _table(*cost_table(report))
+    yield ""
+    yield from _table(*identity_table(report))
     yield from _fidelity(report)
     yield from _worst(report)
-    for title, lines in (("Errors", report.errors), ("Notes", report.notes)):
+    for heading, lines in (("Errors", report.errors), ("Notes", report.notes)):
         if lines:
-            yield from ("", f"{title}:", "")
+            yield from ("", f"{heading}:", "")
             yield from (f"- {escaped(line)}" for line in lines)
+
+
+def _list(lines: Sequence[str]) -> Iterator[str]:
+    """Items, and the empty line that ends them; nothing without items."""
+    yield from (f"- {escaped(line)}" for line in lines)
+    if lines:
+        yield ""
 
 
 def _fidelity(report: Report) -> Iterator[str]:
@@ -54,17 +70,7 @@ def _fidelity(report: Report) -> Iterator[str]:
             f"{' against '.join(names)}, over {table.num_positions} positions of the {where}:"
         )
         yield ""
-        yield from _table(["statistic", "value"], fidelity_rows(table))
-
-
-def fidelity_rows(table: Table) -> list[list[str]]:
-    """Names and values, with errors where they have some."""
-    rows = []
-    for row in table.statistics:
-        digits = 3 if row.unit else 6
-        error = "" if row.error is None else f" ± {row.error:.{digits}f}"
-        rows.append([row.name, f"{row.value:.{digits}f}{error}{row.unit and f' {row.unit}'}"])
-    return rows
+        yield from _table(["statistic", "value"], fidelity_rows(report, table))
 
 
 def _worst(report: Report) -> Iterator[str]:
@@ -77,7 +83,7 @@ def _worst(report: Report) -> Iterator[str]:
     for index in versus.worst:
         prompt: PromptReport = report.prompts[index]
         answers = [prompt.answers[i].text for i in (report.subject, report.reference)]
-        rows.append([str(index), prompt.tag or "", prompt.prompt, *answers])
+        rows.append([str(index + 1), prompt.tag or "", prompt.prompt, *answers])
     yield from _table(["#", "tag", "prompt", *names], rows)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ensemble.errors import ScorerError
 from ensemble.statistics import Array
-from server.compare.findings import Findings
+from server.compare.findings import Findings, Trouble
 
 Basis = Literal["score", "held_out_loss", "fidelity"]
 """What a verdict stands on: right answers, the loss of given references, or, without either, how
@@ -36,7 +36,7 @@ class Measures:
     score: Array
     loss: Array
     drift: Array
-    errors: tuple[str, ...] = ()
+    errors: tuple[Trouble, ...] = ()
 
     @property
     def basis(self) -> Basis:
@@ -68,23 +68,24 @@ def both(values: Array, first: int, second: int, cases: Sequence[int]) -> tuple[
     return pair[:, 0], pair[:, 1]
 
 
-def _scores(findings: Findings) -> tuple[Array, tuple[str, ...]]:
+def _scores(findings: Findings) -> tuple[Array, tuple[Trouble, ...]]:
     """The score of every answer, and why some have none."""
     score = np.full((len(findings.cases), len(findings.candidates)), math.nan)
     errors = []
     deadline = time.monotonic() + SCORING_SECONDS
     for case, candidate in np.ndindex(score.shape):
         if time.monotonic() > deadline:
-            errors.append(
-                f"prompt {case}: from here on answers have no score, since those before took "
+            why = (
+                "from here on answers have no score, since those before took "
                 f"{SCORING_SECONDS:g} s: use simpler patterns"
             )
+            errors.append(Trouble(case, why))
             break
         try:
             score[case, candidate] = _score(findings, case, candidate)
         except ScorerError as error:
             name = findings.candidates[candidate].name
-            errors.append(f"prompt {case}: the answer of {name} has no score: {error}")
+            errors.append(Trouble(case, f"the answer of {name} has no score: {error}"))
     return score, tuple(errors)
 
 

@@ -38,9 +38,10 @@ def _origin(findings: Findings, merge: int, twin: int) -> Origin | None:
     linearisation, rule, total = (step for step in steps if step is not None)
     merged, held_against = findings.candidates[merge].name, spoken(findings, reference)
     sentence = (
-        f"between {merged} and {held_against}: JS {total.js:.4f} nats; of {merged} and its "
-        f"task_arithmetic twin, what linearising loses, {linearisation.js:.4f}; of the twin and "
-        f"{held_against}, what the rule changes, {rule.js:.4f}"
+        f"{merged} and {held_against} are {total.js:.4f} nats apart (JS, mean over positions): "
+        f"{linearisation.js:.4f} between {merged} and the ensemble of its own coefficients, which "
+        f"is what adding weights instead of logits costs, and {rule.js:.4f} between that and "
+        f"{held_against}, which is what another rule costs"
     )
     return Origin(merge, linearisation, rule, total, sentence)
 

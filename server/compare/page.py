@@ -15,10 +15,19 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from pydantic_core import to_json
 
-from server.compare.markdown import fidelity_rows
+from server.compare.fidelity_rows import fidelity_rows
 from server.compare.prompt_report import PromptReport, Ribbon, RibbonToken
 from server.compare.report import CandidateReport, Histogram, Report
-from server.compare.wording import explanations, main_table, settings_line, tag_table
+from server.compare.titles import origin_line, title
+from server.compare.wording import (
+    cost_table,
+    explanations,
+    identity_table,
+    next_lines,
+    quality_table,
+    settings_line,
+    tag_table,
+)
 
 JS_LEVELS = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4)
 """A token is coloured by how many of these its JS divergence reaches, in nats."""
@@ -28,7 +37,19 @@ ADVICE = {
     "keep": "keep the reference",
     "weigh": "weigh the gain against the cost",
     "undecided": "undecided",
+    "broken": "broken",
+    "none": "no verdict",
 }
+
+STANDINGS = {
+    "as good": "ship",
+    "better": "ship",
+    "worse": "keep",
+    "broken": "keep",
+    "as good, dearer": "weigh",
+    "better, dearer": "weigh",
+}
+"""The colour of each."""
 
 BAR_HEIGHT, BAR_BASE, BAR_STEP, BAR_WIDTH, BAR_LEFT = 66.0, 76.0, 25.0, 21.0, 8.0
 
@@ -86,21 +107,22 @@ def to_html(report: Report) -> str:
     environment = Environment(
         loader=_PackageLoader(), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
-    main_header, main_rows = main_table(report)
-    tag_header, tag_rows = tag_table(report)
     subject, reference = (report.candidates[i].name for i in (report.subject, report.reference))
     return environment.get_template("page.html").render(
         report=report,
-        title=f"{subject} and {reference} compared",
+        title=title(report),
+        origin=origin_line(report),
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
         settings=settings_line(report),
+        headline=report.headline,
+        next_lines=next_lines(report),
         sentences=explanations(report),
-        main_header=main_header,
-        main_rows=main_rows,
-        tag_header=tag_header,
-        tag_rows=tag_rows,
+        quality=quality_table(report),
+        cost=cost_table(report),
+        identity=identity_table(report),
+        by_tag=tag_table(report),
         histograms=[figure for c in report.candidates if (figure := _figure(c))],
         ribbons=[_shown(report, ribbon) for ribbon in report.ribbons],
         ribbon_data=_data(report.ribbons),
@@ -109,6 +131,7 @@ def to_html(report: Report) -> str:
         subject=subject,
         reference=reference,
         ADVICE=ADVICE,
+        STANDINGS=STANDINGS,
     )
 
 
@@ -190,7 +213,7 @@ def _tables(report: Report) -> list[_Table]:
             f"{' against '.join(names)}, over {where[table.text]}",
             table.num_positions,
             table.num_prompts,
-            fidelity_rows(table),
+            fidelity_rows(report, table),
         )
         for table in (versus.tables if versus else ())
     ]

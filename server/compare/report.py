@@ -5,10 +5,13 @@ number here.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ensemble.fidelity import Statistic
+from ensemble.non_inferiority import Conclusion
 from ensemble.statistics import Interval
-from ensemble.verdict import Verdict
+from ensemble.verdict import Advice, Verdict
+from server.compare.about import About
 from server.compare.candidate import Role
 from server.compare.findings import TextKind
 from server.compare.measures import Basis
@@ -97,7 +100,9 @@ class Versus:
 
 @dataclass(frozen=True, slots=True)
 class CandidateReport:
-    """One candidate over all prompts. `versus` is None for the reference."""
+    """One candidate over all prompts. `recipe` says in words what it is made of; `versus` is None
+    for the reference.
+    """
 
     index: int
     name: str
@@ -108,6 +113,7 @@ class CandidateReport:
     digest: str
     mode: str
     path: str
+    recipe: str
     summary: Summary
     cost: Cost
     versus: Versus | None
@@ -182,12 +188,66 @@ class Origin:
     sentence: str
 
 
+Sign = Literal["no_answers", "loss", "score", "repetition"]
+"""What shows that a candidate is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A candidate that is of no use, whatever the margin. `culprit` is the source that broke it,
+    where one is known.
+    """
+
+    candidate: int
+    signs: tuple[Sign, ...]
+    culprit: str | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class BestSource:
+    """The subject against the source that does best on these prompts alone."""
+
+    candidate: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class AtMargin:
+    """What these prompts say at another margin, and about how many would decide there."""
+
+    margin: float
+    conclusion: Conclusion
+    num_needed: int | None
+
+
+HeadlineAdvice = Advice | Literal["broken", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What is to be read first. `advice` is the verdict's, unless something is broken or there is
+    nothing to say; `more` are sentences that go with it, and `next_steps` what to do now.
+    """
+
+    advice: HeadlineAdvice
+    sentence: str
+    more: tuple[str, ...]
+    next_steps: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything. `subject` is the candidate that the `verdict` is about: the merge, if there is
-    one, else the first candidate that is not the reference.
+    one, else the first candidate that is not the reference. The `headline` is made of all that is
+    known of it, the verdict among it.
     """
 
+    about: About
+    headline: Headline
+    broken: tuple[Broken, ...]
+    best_source: BestSource | None
+    margins: tuple[AtMargin, ...]
     basis: Basis
     margin: float
     level: float

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 
+from server.compare.about import About
 from server.compare.blame import find_blame
 from server.compare.candidate import Candidate
 from server.compare.costs import cost, cost_ratio
 from server.compare.details import prompt_report
-from server.compare.findings import Findings
+from server.compare.findings import Findings, Trouble
+from server.compare.headline import make_headline
+from server.compare.judgement import judge_all
 from server.compare.measures import USUAL_MARGIN, Measures, measure
+from server.compare.numbering import prompts_named
 from server.compare.origin import find_origin
 from server.compare.report import CandidateReport, Cost, Report, TagCandidate, TagReport
 from server.compare.ribbons import TokenText, make_ribbons
@@ -21,6 +25,7 @@ def make_report(
     *,
     positions: bool = True,
     notes: Sequence[str] = (),
+    about: About | None = None,
 ) -> Report:
     """Count what was found. Deterministic: the bootstrap draws under the comparison's seed."""
     terms, measures = findings.terms, measure(findings)
@@ -32,8 +37,15 @@ def make_report(
     subject = find_subject(findings.candidates, terms.reference)
     versus = candidates[subject].versus
     scorers = (case.scorer.name for case in findings.cases if case.scorer is not None)
+    verdict, blame = None if versus is None else versus.verdict, find_blame(findings)
+    judged = judge_all(findings, measures, specialists, about or About(), subject, verdict, blame)
     margin = USUAL_MARGIN[measures.basis] if terms.margin is None else terms.margin
     return Report(
+        about=judged.about,
+        headline=make_headline(judged),
+        broken=judged.broken,
+        best_source=judged.best_source,
+        margins=judged.margins,
         basis=measures.basis,
         margin=margin,
         level=terms.level,
@@ -44,10 +56,10 @@ def make_report(
         num_prompts=len(findings.cases),
         reference=terms.reference,
         subject=subject,
-        verdict=None if versus is None else versus.verdict,
+        verdict=verdict,
         candidates=candidates,
         tags=_tags(findings, measures, specialists, costs),
-        blame=find_blame(findings),
+        blame=blame,
         origin=find_origin(findings),
         ribbons=make_ribbons(
             findings, measures, subject, versus.worst if versus else (), token_text
@@ -56,7 +68,7 @@ def make_report(
             prompt_report(findings, measures, case.index, token_text, positions=positions)
             for case in findings.cases
         ),
-        errors=(*_answer_errors(findings), *findings.reading_errors, *measures.errors),
+        errors=_told([*_answer_errors(findings), *findings.reading_errors, *measures.errors]),
         notes=tuple(notes),
     )
 
@@ -93,6 +105,7 @@ def _candidate(
         digest=served.digest,
         mode=served.mode,
         path=served.path,
+        recipe=candidate.recipe,
         summary=summarize(findings, measures, specialists, index, cases),
         cost=costs[index],
         versus=None if index == reference else compare(findings, measures, index, ratio),
@@ -125,9 +138,17 @@ def _tags(
     return tuple(reports)
 
 
-def _answer_errors(findings: Findings) -> list[str]:
+def _told(troubles: Sequence[Trouble]) -> tuple[str, ...]:
+    """One line for what went wrong in the same way on several prompts."""
+    by_what: dict[str, set[int]] = {}
+    for trouble in troubles:
+        by_what.setdefault(trouble.what, set()).add(trouble.case)
+    return tuple(f"{prompts_named(sorted(cases))}: {what}" for what, cases in by_what.items())
+
+
+def _answer_errors(findings: Findings) -> list[Trouble]:
     return [
-        f"prompt {case.index}: {candidate.name} gave no answer: {answer.error}"
+        Trouble(case.index, f"{candidate.name} gave no answer: {answer.error}")
         for case, answers in zip(findings.cases, findings.answers, strict=True)
         for candidate, answer in zip(findings.candidates, answers, strict=True)
         if answer.error is not None

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from server.compare.answer import Answer
@@ -18,7 +18,7 @@ from server.compare.background import Background, ends_all
 from server.compare.candidate import Candidate, Probe, Voice
 from server.compare.case import Case
 from server.compare.events import Event, Phase, Progress
-from server.compare.findings import Findings
+from server.compare.findings import Findings, Trouble
 from server.compare.job import Job
 from server.compare.reading import Reading
 from server.compare.reading_plan import TextPlan, plan_texts, union
@@ -42,7 +42,7 @@ class Run:
     _answers: list[list[Answer]] = field(init=False)
     _readings: list[dict[tuple[int, ...], Reading]] = field(init=False)
     _walls: list[float | None] = field(init=False)
-    _errors: list[str] = field(default_factory=list, init=False)
+    _errors: list[Trouble] = field(default_factory=list, init=False)
     _events: asyncio.Queue[Event | None] = field(default_factory=asyncio.Queue, init=False)
     _done: dict[Phase, int] = field(default_factory=dict, init=False)
     _working: asyncio.Task[None] | None = field(default=None, init=False)
@@ -99,15 +99,26 @@ class Run:
             self._events.put_nowait(None)
 
     def _check_reference(self) -> None:
-        """Without the reference there is nothing to hold anything against."""
-        reference = self.job.terms.reference
-        errors = [answers[reference].error for answers in self._answers]
-        if all(error is not None for error in errors):
-            name = self.job.candidates[reference].name
+        """Without the reference there is nothing to hold anything against; where nobody named it,
+        the first candidate that answered takes its place, the base before others.
+        """
+        terms, candidates = self.job.terms, self.job.candidates
+        errors = [answers[terms.reference].error for answers in self._answers]
+        if any(error is None for error in errors):
+            return
+        answered = [
+            index
+            for index in range(len(candidates))
+            if terms.may_change and any(row[index].error is None for row in self._answers)
+        ]
+        if not answered:
+            name = candidates[terms.reference].name
             raise UnprocessableError(
                 f"the reference {name} answered none of {len(errors)} prompts: {errors[0]}",
                 code="comparison_failed",
             )
+        chosen = min(answered, key=lambda index: candidates[index].role != "base")
+        self.job = replace(self.job, terms=replace(terms, reference=chosen))
 
     # Answers
 
@@ -175,7 +186,7 @@ class Run:
             path="ensemble" if len(members) > 1 else "base",
         )
         if (why := await self._failure(request)) is not None:
-            self._errors.append(f"prompt {case.index}: a text could not be read: {why}")
+            self._errors.append(Trouble(case.index, f"a text could not be read: {why}"))
             return
         reading = reader.reading()
         self._readings[case.index][text] = reading
@@ -195,7 +206,7 @@ class Run:
         return None
 
     def _could_not_read(self, case: Case, who: Candidate | Probe, why: str) -> None:
-        self._errors.append(f"prompt {case.index}: {who.name} could not read a text: {why}")
+        self._errors.append(Trouble(case.index, f"{who.name} could not read a text: {why}"))
 
     def _note(self, phase: Phase, total: int, step: int = 1) -> None:
         self._done[phase] = self._done.get(phase, 0) + step

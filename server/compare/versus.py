@@ -52,25 +52,50 @@ def judge(
     candidate: int,
     cases: Sequence[int],
     ratio: float | None,
+    *,
+    against: int | None = None,
 ) -> Verdict | None:
-    """The verdict on some prompts; None if none of them says anything of both."""
+    """The verdict on some prompts, `against` the reference if nobody is named; None if no prompt
+    says anything of both.
+    """
     terms, basis = findings.terms, measures.basis
-    first, second = both(measures.of(basis), candidate, terms.reference, cases)
+    other = terms.reference if against is None else against
+    first, second = _values(measures, candidate, other, cases)
     if not len(first):
         return None
-    if basis == "fidelity":
-        # The same to both: else zeros and ones would pass for wrong and right answers.
-        first, second = first + 2.0, second + 2.0
+    held_against = spoken(findings, other)
     return verdict(
         first,
         second,
         margin=USUAL_MARGIN[basis] if terms.margin is None else terms.margin,
         metric="score" if basis == "score" else "loss",
-        names=(findings.candidates[candidate].name, spoken(findings, terms.reference)),
+        names=(
+            findings.candidates[candidate].name,
+            held_against if against is None else f"its source {held_against} alone",
+        ),
         cost_ratio=ratio,
         level=terms.level,
         seed=terms.seed,
     )
+
+
+def advantages(
+    findings: Findings, measures: Measures, candidate: int, against: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the verdict holds against each other, of which higher is better, on all prompts."""
+    sign = 1 if measures.basis == "score" else -1
+    first, second = _values(measures, candidate, against, range(len(findings.cases)))
+    return sign * first, sign * second
+
+
+def _values(
+    measures: Measures, candidate: int, against: int, cases: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    first, second = both(measures.of(measures.basis), candidate, against, cases)
+    if measures.basis == "fidelity":
+        # The same to both: else zeros and ones would pass for wrong and right answers.
+        first, second = first + 2.0, second + 2.0
+    return first, second
 
 
 def spoken(findings: Findings, candidate: int) -> str:

@@ -1,12 +1,15 @@
 """How numbers are written for people, in the Markdown and on the page alike."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Sequence
 
 from ensemble.statistics import Interval
+from ensemble.verdict import Advice, Verdict
+from server.compare.about import head
+from server.compare.chosen import chosen_weights
 from server.compare.measures import Basis
-from server.compare.report import CandidateReport, Report, Summary
+from server.compare.numbering import counted
+from server.compare.report import AtMargin, CandidateReport, Report, Summary
 
 NONE = "\N{EN DASH}"
 
@@ -58,21 +61,77 @@ def kibibytes(num_bytes: float) -> str:
     return f"{num_bytes / 1024:,.0f}"
 
 
-HEADER = (
-    "candidate", "verdict", "score %", "retention %", "loss", "Mean KLD", "JS", "Same top p %",
-    "same answers %", "tokens/s", "first token ms", "KV KiB", "forwards/token",
+NOT_INFERIOR: dict[Advice, str] = {
+    "ship": "as good",
+    "keep": "as good, dearer",
+    "weigh": "better, dearer",
+    "undecided": "undecided",
+}
+
+QUALITY = (
+    "score %", "retention %", "loss", "Mean KLD", "JS", "Same top p %", "same answers %",
 )  # fmt: skip
+COST = ("tokens/s", "first token ms", "KV KiB", "forwards/token")
+
+Columns = tuple[list[str], list[list[str]]]
+"""A header, and the rows of all candidates."""
 
 
-def main_row(report: Report, candidate: CandidateReport) -> list[str]:
-    """A candidate's cells under HEADER."""
-    versus, summary, cost = candidate.versus, candidate.summary, candidate.cost
+def standing(report: Report, candidate: CandidateReport) -> str:
+    """How a candidate does against the reference: `as good`, `worse`, `undecided`, `broken`."""
+    if any(found.candidate == candidate.index for found in report.broken):
+        return "broken"
+    if candidate.versus is None:
+        return "reference"
+    verdict = candidate.versus.verdict
+    if verdict is None:
+        return NONE
+    if verdict.conclusion == "inferior":
+        return "worse"
+    if verdict.advice == "ship" and verdict.difference.low > 0:
+        return "better"
+    return NOT_INFERIOR[verdict.advice]
+
+
+def quality_table(report: Report) -> Columns:
+    """What candidates are worth, without columns that hold nothing."""
+    against = f"against {report.candidates[report.reference].name}"
+    rows = [
+        [candidate.name, standing(report, candidate), *_quality(candidate)]
+        for candidate in report.candidates
+    ]
+    return _used(["candidate", against, *QUALITY], rows)
+
+
+def cost_table(report: Report) -> Columns:
+    """What their answers took."""
+    rows = [[candidate.name, *_cost(candidate)] for candidate in report.candidates]
+    return _used(["candidate", *COST], rows)
+
+
+def identity_table(report: Report) -> Columns:
+    """What was compared: revisions, weights and digests."""
+    rows = [
+        [
+            candidate.name,
+            candidate.model if candidate.preset is None else _label(candidate),
+            candidate.recipe or NONE,
+            head(candidate.digest),
+        ]
+        for candidate in report.candidates
+    ]
+    return _used(["candidate", "model", "made of", "digest"], rows)
+
+
+def _label(candidate: CandidateReport) -> str:
+    return f"{candidate.preset}@{candidate.revision}, {candidate.mode}"
+
+
+def _quality(candidate: CandidateReport) -> list[str]:
+    versus, summary = candidate.versus, candidate.summary
     on_reference = next(
         (d for d in versus.divergences if d.text == "reference") if versus else iter(()), None
     )
-    verdict = "reference" if versus is None else NONE
-    if versus is not None and versus.verdict is not None:
-        verdict = versus.verdict.advice
     kld = NONE
     if on_reference is not None:
         kld = f"{on_reference.forward_kl:.4f}"
@@ -80,8 +139,6 @@ def main_row(report: Report, candidate: CandidateReport) -> list[str]:
             kld += f" ± {on_reference.forward_kl_error:.4f}"
     same = None if versus is None or versus.same_answers is None else 100 * versus.same_answers
     return [
-        candidate.name,
-        verdict,
         percent(summary.score),
         percent(summary.retention),
         nats(summary.loss),
@@ -89,6 +146,12 @@ def main_row(report: Report, candidate: CandidateReport) -> list[str]:
         number(on_reference.js if on_reference else None, 4),
         number(100 * on_reference.same_top if on_reference else None, 1),
         number(same, 1),
+    ]
+
+
+def _cost(candidate: CandidateReport) -> list[str]:
+    cost = candidate.cost
+    return [
         number(cost.tokens_per_second, 1),
         milliseconds(cost.seconds_to_first_token),
         kibibytes(cost.kv_bytes),
@@ -96,14 +159,12 @@ def main_row(report: Report, candidate: CandidateReport) -> list[str]:
     ]
 
 
-def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of all candidates, without columns that hold nothing."""
-    rows = [main_row(report, candidate) for candidate in report.candidates]
-    used = [index for index in range(len(HEADER)) if any(row[index] != NONE for row in rows)]
-    return [HEADER[i] for i in used], [[row[i] for i in used] for row in rows]
+def _used(header: list[str], rows: list[list[str]]) -> Columns:
+    used = [index for index in range(len(header)) if any(row[index] != NONE for row in rows)]
+    return [header[i] for i in used], [[row[i] for i in used] for row in rows]
 
 
-def tag_table(report: Report) -> tuple[list[str], list[list[str]]]:
+def tag_table(report: Report) -> Columns:
     """Candidates by tags: the score with what is retained of the specialist's, or the loss."""
     header = ["candidate", *(f"{tag.tag or 'no tag'} ({tag.num_prompts})" for tag in report.tags)]
     rows = []
@@ -144,23 +205,27 @@ def explanations(report: Report) -> list[str]:
     """
     sentences = list(report.blame.sentences) if report.blame else []
     sentences += [report.origin.sentence] if report.origin else []
-    return [*sentences, *_chosen_weights(report)]
+    return [*sentences, *chosen_weights(report)]
 
 
-def _chosen_weights(report: Report) -> Iterator[str]:
-    """For candidates whose weights the prompts chose, their means over each tag's prompts: of a
-    route the share that each source got.
-    """
-    for candidate in report.candidates:
-        by_tag: dict[str | None, list[Mapping[str, float]]] = {}
-        for prompt in report.prompts:
-            if weights := prompt.answers[candidate.index].weights:
-                by_tag.setdefault(prompt.tag, []).append(weights)
-        if by_tag:
-            parts = (_mean_weights(tag, chosen) for tag, chosen in by_tag.items())
-            yield f"weights that the prompts chose for {candidate.name}, mean: {'; '.join(parts)}"
+def next_lines(report: Report) -> list[str]:
+    """What to do now."""
+    return [f"next: {step}" for step in report.headline.next_steps]
 
 
-def _mean_weights(tag: str | None, chosen: Sequence[Mapping[str, float]]) -> str:
-    means = (f"{s} {fmean(weights[s] for weights in chosen):.2f}" for s in chosen[0])
-    return f"{'' if tag is None else f'of {tag} '}{', '.join(means)}"
+def margins_sentence(verdict: Verdict, margins: Sequence[AtMargin]) -> str:
+    """What an undecided verdict's prompts do say: the worst that is likely, and other margins."""
+    unit, factor = ("points", 100) if verdict.metric == "score" else ("nats", 1)
+    digits = 1 if verdict.metric == "score" else 3
+    said = [f"within {at.margin * factor:g} {unit}: {_at_margin(at)}" for at in margins]
+    low = verdict.difference.low
+    if math.isfinite(low):
+        worst = number(factor * max(0.0, -low), digits)
+        said.insert(0, f"{verdict.candidate} is at most {worst} {unit} worse")
+    return f"what {counted(verdict.num_prompts, 'prompt')} do say: {'; '.join(said)}"
+
+
+def _at_margin(at: AtMargin) -> str:
+    if at.conclusion == "undecided":
+        return f"about {at.num_needed} prompts needed" if at.num_needed else "too close to call"
+    return "yes" if at.conclusion == "non_inferior" else "no"

@@ -44,7 +44,10 @@ class Caller:
         The future is the caller's own: who waits no more cancels it. It fails with
         UnprocessableError if they cannot be built.
         """
-        return self._served(self._resolver.resolve(snapshot, model, overrides))
+        resolved = self._resolver.resolve(snapshot, model, overrides)
+        if overrides.is_probe:
+            self._variants.check_spare([member.plan for member in resolved.members])
+        return self._served(resolved)
 
     def other_mode(self, snapshot: Snapshot, served: Served) -> Served | None:
         """The same revision of a preset in its other mode, whatever callers may ask for; None

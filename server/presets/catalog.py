@@ -75,6 +75,7 @@ class Catalog:
         """
         assert revisions_kept >= 1, "the newest revision is always kept"
         observer = observer or NullObserver()
+        self.base = base
         self._store, self._revisions_kept = store, revisions_kept
         self._variants = variants or Variants()
         self._planner = Planner(base, resident)

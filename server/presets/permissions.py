@@ -34,6 +34,18 @@ class Permissions:
                 param=param,
             )
 
+    def check_probe(self, plan: Plan, param: str) -> None:
+        """Refuse to build weights that explain a preset, where nothing may be built for anybody.
+
+        Who asks may override the preset's weights: that is checked before.
+        """
+        if plan.variant is not None and self._policy.inline_recipes == "off":
+            raise ForbiddenError(
+                f"weights would have to be built for that ({plan.reason}), and the server's "
+                "--inline-recipes is 'off'; it would have to be 'blend'",
+                param=param,
+            )
+
     def check_inline(self, param: str) -> None:
         """Refuse what needs no preset, unless the operator allows that."""
         if self._policy.inline_recipes == "off":

@@ -111,7 +111,9 @@ class Resolver:
         if overrides.weights:
             plan = self._reweighted(document, plan, overrides.weights)
             if plan.digest != serving.plan.digest:
-                self._permissions.check_temporary(plan, "mergeserve.weights")
+                check = self._permissions
+                may_build = check.check_probe if overrides.is_probe else check.check_temporary
+                may_build(plan, "mergeserve.weights")
         return replace(resolved, plan=plan)
 
     def in_mode(self, snapshot: Snapshot, preset: Preset, mode: Mode) -> Resolved:

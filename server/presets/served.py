@@ -91,7 +91,8 @@ class Overrides:
 
     `weights` are by source; `auto` chooses them by the prompt instead, the softer the higher
     `weights_temperature` is. What says how an ensemble combines takes the place of the preset's;
-    `members` likewise, field by field.
+    `members` likewise, field by field. `is_probe`: the server asks by itself, to explain a preset;
+    no request can say so.
     """
 
     mode: str | None = None
@@ -103,3 +104,4 @@ class Overrides:
     temperature_order: TemperatureOrder | None = None
     plausibility_alpha: float | None = None
     members: Mapping[str, MemberSettings] = field(default_factory=dict)
+    is_probe: bool = False

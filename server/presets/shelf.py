@@ -153,6 +153,19 @@ class Shelf:
             f"replaced or evicted, of {_mib(self.budget)} in all (--variant-memory)"
         )
 
+    def spare_shortage(self, num_bytes: int) -> str | None:
+        """Why so many bytes have no place beside all that is kept, with as many left free; None if
+        they have.
+        """
+        spare = self.budget - self.num_bytes - self.leaving_bytes
+        if 2 * num_bytes <= max(spare, 0):
+            return None
+        return (
+            f"that takes {_mib(num_bytes)} of merged weights and as much left free, and of "
+            f"{_mib(self.budget)} in all (--variant-memory) {_mib(max(spare, 0))} are free: start "
+            "the server with more --variant-memory"
+        )
+
     def expect(self, num_bytes: int) -> None:
         """A variant of so many bytes is being built: what builds keep gives way already."""
         self.cache.shrink(max(0, self.budget - self.num_bytes - self.leaving_bytes - num_bytes))

@@ -10,7 +10,7 @@ from typing import Literal
 from merging.plan import Plan
 from merging.variant import VariantPlan
 from server.engine.variant import Variant
-from server.errors import ServiceError
+from server.errors import ServiceError, UnprocessableError
 from server.presets.admission import Admission, draining
 from server.presets.failures import Failures, forget_frames
 from server.presets.jobs import IsWaiting, Job, check_queue
@@ -79,6 +79,20 @@ class Variants:
             return  # one is checked when it is built
         with self._lock:
             self._admission.check_all(list(wanted.values()), replacing)
+
+    def check_spare(self, plans: Sequence[Plan]) -> None:
+        """UnprocessableError unless plans can be built in room that nothing else takes, and as much
+        stays free for an edit: what is served never goes for them.
+        """
+        with self._lock:
+            missing = {
+                plan.variant.digest: self._admission.need(plan.variant).num_bytes
+                for plan in plans
+                if plan.variant is not None and plan.variant.digest not in self._shelf
+            }
+            crowding = self._shelf.spare_shortage(sum(missing.values()))
+        if crowding is not None:
+            raise UnprocessableError(crowding)
 
     @contextmanager
     def holding(

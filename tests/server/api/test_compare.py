@@ -16,7 +16,7 @@ from server.api.errors import RequestTimeoutError
 from server.api.service import Service
 from server.compare.candidate import Voice
 from server.compare.case import Case
-from server.compare.findings import Findings
+from server.compare.findings import Findings, Trouble
 from server.engine.async_engine import Stream
 from server.engine.request import Output, Request
 from server.engine.tokenizer import Tokenizer
@@ -318,7 +318,7 @@ def test_a_candidate_that_fails_is_named_and_the_rest_goes_on(api: Harness) -> N
 
     api.engine.script = script
     found = result(api, candidates=["tutor", "math", "base"])
-    assert found["errors"] == [f"prompt {i}: math gave no answer: it broke" for i in (0, 1)]
+    assert found["errors"] == ["prompts 1 and 2: math gave no answer: it broke"]
     assert found["candidates"][1]["versus"]["verdict"] is None
     assert found["candidates"][2]["versus"]["verdict"] is not None
     assert found["prompts"][0]["answers"][1]["error"] == "it broke"
@@ -351,10 +351,10 @@ def test_what_the_engine_refuses_is_told_and_the_rest_goes_on(
     engine.submit = refusing  # type: ignore[method-assign]
     found = result(api)
     if refuses_readings:
-        words = "prompt 0: a text could not be read: too many rows"
+        words = "prompt 1: a text could not be read: too many rows"
         assert set(found["errors"]) == {words}
     else:
-        assert found["errors"] == ["prompt 0: base gave no answer: too many rows"]
+        assert found["errors"] == ["prompt 1: base gave no answer: too many rows"]
         assert found["prompts"][0]["answers"][1]["error"] == "too many rows"
     assert found["prompts"][1]["positions"]
     assert [answer["text"] for answer in found["prompts"][1]["answers"]] == ["yes", "no"]
@@ -416,7 +416,7 @@ def test_probes_that_cannot_be_built_now_are_notes(
     monkeypatch.setattr(Service, "resolve", full)
     lineup = prepared(api, candidates=["base", "tutor"]).lineup
     assert [probe.kind for probe in lineup.probes] == ["twin"]
-    assert "tutor is explained in part only: no room now" in lineup.notes
+    assert "tutor is explained in part only, not without math or code: no room now" in lineup.notes
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_a_voice_that_cannot_be_had_for_reading_is_left_out(
 
     found: Findings = api._portal.call(run)  # type: ignore[attr-defined]
     twin = len(found.candidates)
-    assert set(found.reading_errors) == {"prompt 0: the twin could not read a text: no such rows"}
+    assert set(found.reading_errors) == {Trouble(0, "the twin could not read a text: no such rows")}
     readings = list(found.readings[0].values())
     assert readings
     assert all((0, 1) in reading.pairs for reading in readings)

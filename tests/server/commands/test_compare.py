@@ -55,23 +55,28 @@ def compare(*argv: object) -> int:
     return main(["compare", *map(str, argv)])
 
 
-def test_prints_the_markdown(
+def test_prints_one_screen(
     live: LiveServer, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The verdict, the candidates and the tags, of the preset and its parts."""
+    """What was compared, the verdict, the candidates and how to get the rest; no Markdown."""
     assert compare("tutor", "--prompts", prompts, "--scorer", "exact") == 0
     out = capsys.readouterr().out
-    assert out.startswith("**")
-    assert re.search(r"^\| base \|.*\| 50\.0 \|$|^\| base \| ", out, re.MULTILINE)
-    assert "| merge |" in out
-    assert "| ensemble |" in out
+    assert out.startswith("tutor@1: merge against ensemble on prompts.jsonl, 20")
+    for name in ("base", "merge", "ensemble", "math"):
+        assert re.search(rf"^{name} +\S", out, re.MULTILINE), name
     assert "by exact" in out
+    assert "|" not in out
+    assert "**" not in out
+    lines = out.splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 110
+    assert lines[-1].startswith("the whole report: ask again with --html")
 
 
 def test_writes_what_is_asked_for(
     live: LiveServer, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three files, and the verdict's sentence on the terminal."""
+    """Three files, and on the terminal the summary and where they are."""
     html, markdown, result = (tmp_path / f"out.{kind}" for kind in ("html", "md", "json"))
     files = ("--html", html, "--markdown", markdown, "--json", result)
     arguments = ("--candidate", "base", "--candidate", "math", "--scorer", "exact")
@@ -82,8 +87,11 @@ def test_writes_what_is_asked_for(
     assert found["prompts"][0]["positions"]
     assert html.read_text().startswith("<!doctype html>")
     assert markdown.read_text().startswith("**")
-    assert capsys.readouterr().out == found["verdict"]["sentence"] + "\n"
-    assert "html" not in found
+    out = capsys.readouterr().out
+    assert " ".join(found["verdict"]["sentence"].split()) in " ".join(out.split())
+    assert out.splitlines()[-3:] == [f"report: {path}" for path in (html, markdown, result)]
+    assert not {"html", "markdown", "text"} & found.keys()
+    assert found["about"]["prompts_file"] == "prompts.jsonl"
 
 
 @pytest.mark.parametrize(

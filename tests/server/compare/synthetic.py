@@ -43,7 +43,7 @@ class Planted:
     """A candidate: how likely it is right on each tag, and how far its logits are from the truth.
 
     `noise` is the standard deviation of what is added to logits of deviation 2, `seconds` what
-    each of its tokens takes.
+    each of its tokens takes. `says` is every answer's tokens and text, and `fails` why it has none.
     """
 
     name: str
@@ -52,6 +52,9 @@ class Planted:
     noise: float = 0.0
     seconds: float = 0.01
     num_rows: int = 1
+    sources: tuple[str, ...] = ()
+    says: tuple[tuple[int, ...], str] | None = None
+    fails: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,9 @@ def plant(
     return Findings(
         terms=known,
         cases=cases,
-        candidates=[Candidate(c.name, c.role, served(c.name)) for c in candidates],
+        candidates=[
+            Candidate(c.name, c.role, served(c.name), sources=c.sources) for c in candidates
+        ],
         probes=[
             Probe(probe.kind, probe.kind, probe.of, served("probe"), probe.source)  # type: ignore[arg-type]
             for probe in probes
@@ -141,10 +146,15 @@ def read(text: Sequence[int], noises: Sequence[float], num_candidates: int, seed
 
 
 def _answer(candidate: Planted, case: Case, rng: np.random.Generator) -> Answer:
+    if candidate.fails is not None:
+        return Answer(error=candidate.fails, is_failure=True)
     is_right = rng.random() < candidate.right.get(case.tag, 1.0)
+    text, token_ids = RIGHT if is_right else WRONG, _text(rng)
+    if candidate.says is not None:
+        token_ids, text = candidate.says
     return Answer(
-        text=RIGHT if is_right else WRONG,
-        token_ids=_text(rng),
+        text=text,
+        token_ids=token_ids,
         finish_reason="stop",
         seconds=TEXT_LEN * candidate.seconds,
         seconds_to_first=candidate.seconds,

@@ -33,15 +33,15 @@ def test_the_verdict_comes_first() -> None:
     lines = to_markdown(report).splitlines()
     assert report.verdict is not None
     assert lines[0] == f"**{escaped(report.verdict.sentence)}**"
-    assert lines[2].startswith("30 prompts, at most 64 tokens each, 8 at a time; judged by right")
-    header = cells(lines[4])
+    settings = next(n for n, line in enumerate(lines) if line.startswith("30 prompts, at most 64"))
+    header = cells(lines[settings + 2])
     assert [name.strip() for name in header[:4]] == [
         "candidate",
-        "verdict",
+        "against ensemble",
         "score %",
         "retention %",
     ]
-    assert [cells(line)[0].strip() for line in lines[6:12]] == [
+    assert [cells(line)[0].strip() for line in lines[settings + 4 : settings + 10]] == [
         candidate.name for candidate in report.candidates
     ]
 
@@ -49,7 +49,7 @@ def test_the_verdict_comes_first() -> None:
 def test_columns_without_numbers_are_left_out() -> None:
     """Without references there is no score and no loss to show."""
     report = make_report(plant([Planted("a"), Planted("b")], references=False), str)
-    header = to_markdown(report).splitlines()[4]
+    header = next(x for x in to_markdown(report).splitlines() if x.startswith("| candidate"))
     assert "score" not in header
     assert "loss" not in header
     assert "Mean KLD" in header
@@ -58,7 +58,7 @@ def test_columns_without_numbers_are_left_out() -> None:
 def test_the_table_of_llama_cpp_is_there() -> None:
     """Under its names."""
     text = to_markdown(ordinary_report())
-    for name in ("Mean KLD", "99.9% KLD", "RMS Δp", "Same top p", "Mean PPL(Q)/PPL(base)"):
+    for name in ("Mean KLD", "99.9% KLD", "RMS Δp", "Same top p", "Mean PPL(merge)/PPL(ensemble)"):
         assert f"| {name} |" in text
 
 

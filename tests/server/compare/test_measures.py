@@ -9,7 +9,7 @@ import pytest
 from ensemble.errors import ScorerError
 from ensemble.scorers import Scorer
 from server.compare import measures
-from server.compare.findings import Findings
+from server.compare.findings import Findings, Trouble
 from server.compare.measures import measure
 from tests.server.compare.synthetic import Planted, plant
 
@@ -32,7 +32,7 @@ def test_an_answer_that_cannot_be_scored_has_none() -> None:
         return 1.0
 
     found = measure(scored(Scorer("odd", "", len, score), 3))
-    assert found.errors == ("prompt 1: the answer of a has no score: too slow",)
+    assert found.errors == (Trouble(1, "the answer of a has no score: too slow"),)
     assert found.score[:, 0].tolist() == pytest.approx([1.0, np.nan, 1.0], nan_ok=True)
 
 
@@ -50,5 +50,6 @@ def test_scores_take_no_longer_than_they_may(monkeypatch: pytest.MonkeyPatch) ->
     num_scored = int(np.isfinite(found.score).sum())
     assert 1 <= num_scored <= 3
     (error,) = found.errors
-    assert error.startswith(f"prompt {num_scored}: from here on answers have no score")
+    assert error.case == num_scored
+    assert error.what.startswith("from here on answers have no score")
     assert np.isnan(found.score[num_scored:]).all()

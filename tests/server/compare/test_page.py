@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from server.compare.answer import Answer
+from server.compare.findings import Trouble
 from server.compare.page import to_html
 from server.compare.report import Report
 from server.compare.reporting import make_report
@@ -57,7 +58,9 @@ def evil_report() -> Report:
     answers = [[dataclasses.replace(a, text=EVIL) for a in row] for row in findings.answers]
     answers[0][1] = Answer(error=EVIL)
     cases = [dataclasses.replace(c, shown=EVIL, reference=EVIL) for c in findings.cases]
-    hostile = dataclasses.replace(findings, answers=answers, cases=cases, reading_errors=[EVIL])
+    hostile = dataclasses.replace(
+        findings, answers=answers, cases=cases, reading_errors=[Trouble(0, EVIL)]
+    )
     return make_report(hostile, lambda token_id: EVIL, notes=[EVIL])
 
 

@@ -248,7 +248,7 @@ def test_a_failed_answer_is_told_and_left_out() -> None:
     findings = plant([Planted("a"), Planted("b"), Planted("c")], num_cases=30)
     findings.answers[3][1] = Answer(error="it broke")  # type: ignore[index]
     found = make_report(findings, str)
-    assert found.errors == ("prompt 3: b gave no answer: it broke",)
+    assert found.errors == ("prompt 4: b gave no answer: it broke",)
     assert (found.candidates[1].summary.num_answers, found.candidates[1].summary.num_errors) == (
         29,
         1,
