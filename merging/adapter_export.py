@@ -136,13 +136,13 @@ def write_adapter(
     adapter: ExportedAdapter,
     base: Base,
     *,
-    base_name: str,
+    base_name: str | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors, with the digest of the base.
 
-    `base_name` is recorded as the base's path or hub id. Raises OutputError if `dtype` cannot hold
-    the factors, and OSError as the disk gives it.
+    `base_name` is recorded as the base's hub id, None if nobody knows it. Raises OutputError if
+    `dtype` cannot hold the factors, and OSError as the disk gives it.
     """
     tensors = {
         f"{PREFIX}{module}.lora_{letter}.weight": tensor.to(dtype)
@@ -164,7 +164,9 @@ def write_adapter(
     (folder / FILE).write_text(config + "\n")
 
 
-def adapter_config(adapter: ExportedAdapter, base: Base, base_name: str) -> dict[str, object]:
+def adapter_config(
+    adapter: ExportedAdapter, base: Base, base_name: str | None
+) -> dict[str, object]:
     """What PEFT must know. Rank and alpha are the largest rank, so that the scale is 1 also where
     patterns are not read.
     """

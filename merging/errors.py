@@ -10,7 +10,14 @@
 Each carries every reason that was found, not only the first.
 """
 
+import errno
 from collections.abc import Sequence
+from typing import Final
+
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an OSError says of a disk that is full, whose user's share is, or that takes no file that
+large.
+"""
 
 
 class MergingError(Exception):

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from merging.errors import OutputError
-from merging.safetensors_file import NO_ROOM
+from merging.errors import NO_ROOM, OutputError
 
 
 @contextmanager

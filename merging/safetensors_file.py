@@ -5,7 +5,6 @@ with blanks to a multiple of eight; the tensors, one after the other without gap
 (https://huggingface.co/docs/safetensors).
 """
 
-import errno
 import json
 import math
 import mmap
@@ -19,11 +18,9 @@ from pathlib import Path
 import torch
 
 from merging.checkpoint import DTYPES
+from merging.errors import NO_ROOM
 
 DTYPE_NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk is full, the user's share of it is, or it takes no file that large."""
 
 
 @dataclass(frozen=True, slots=True)

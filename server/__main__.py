@@ -7,20 +7,27 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from server.commands.arguments import add_settings
 from server.commands.compare_arguments import add_compare_command
+from server.commands.early import MistakesError
+from server.commands.failure import fail
 from server.commands.offline_arguments import add_offline_commands
+from server.commands.parser import CommandParser
 from server.commands.presets_arguments import add_presets_commands
+from server.commands.serve_arguments import add_serve_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = build_parser().parse_args(argv)
     try:
+        arguments.check(arguments)
         # Imported here: serving needs torch, which takes seconds, and other commands need not wait.
         command = importlib.import_module(f"server.commands.{arguments.command}")
         code: int = command.run(arguments)
         sys.stdout.flush()
+    except MistakesError as error:
+        fail(arguments.command, error)
+        return error.code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough, as `head` does
@@ -31,17 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mergeserve",
-        description="Serve merged language models live behind the OpenAI API.",
-        allow_abbrev=False,
+        about="Serve merged language models live behind the OpenAI API.",
+        example="mergeserve serve --demo\n"
+        "mergeserve serve /models/base --source math=/adapters/math --source code=/adapters/code\n"
+        "mergeserve presets set tutor math=0.6 code=0.4",
+        usage="%(prog)s COMMAND [options]",
+        epilog="`mergeserve COMMAND --help` tells more of each.",
     )
+    parser.set_defaults(check=lambda arguments: None)
     parser.add_argument("--version", action="version", version=f"mergeserve {installed_version()}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    serve = commands.add_parser(
-        "serve", help="serve a base model and merges of it", allow_abbrev=False
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, prog=parser.prog
     )
-    add_settings(serve)
+    add_serve_command(commands)
     add_offline_commands(commands)
     add_presets_commands(commands)
     add_compare_command(commands)

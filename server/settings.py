@@ -53,11 +53,10 @@ class Settings(BaseSettings):
     model: str | None = Field(None, min_length=1, description="folder or hub id of the base model")
     config: Path | None = Field(None, description="YAML file with any of these options")
     source: Sources = Field(
-        (),
-        description="NAME=DIR_OR_HUB_ID of an adapter or a checkpoint to register; several times",
+        (), description="adapter or checkpoint, by folder or hub id; several times"
     )
     source_dir: Folders = Field(
-        (), description="folder from which sources may be registered over HTTP; several times"
+        (), description="folder from which sources may be registered over HTTP"
     )
     presets: FilePath | None = Field(
         None, description="YAML list of preset documents, created if absent"
@@ -69,18 +68,17 @@ class Settings(BaseSettings):
         "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N"
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="auto is bfloat16 where the device computes in it, else float32"
+        "auto",
+        description="auto, bfloat16, float16 or float32; auto is bfloat16 where it is fast",
     )
     database_url: str | None = Field(
         None,
         pattern=r"^sqlite:///.+",
         description="where presets are kept, sqlite:///PATH; default: the user's data folder",
     )
-    api_key: Keys = Field(
-        (), description="KEY or NAME:KEY that may read and generate; several times"
-    )
+    api_key: Keys = Field((), description="KEY or NAME:KEY that may read and generate")
     admin_key: Keys = Field(
-        (), description="KEY or NAME:KEY that may also change presets and sources; several times"
+        (), description="KEY or NAME:KEY that may also change presets and sources"
     )
     api_key_file: FilePath | None = Field(None, description="file with one API key a line")
     admin_key_file: FilePath | None = Field(None, description="file with one admin key a line")
@@ -97,22 +95,21 @@ class Settings(BaseSettings):
     max_model_len: int | None = Field(
         None,
         ge=1,
-        description="longest prompt and answer together, in tokens; default: the model's",
+        description="tokens of prompt and answer; default: the model's",
     )
     max_queued: int = Field(256, ge=1, description="requests that may wait for a row")
     variant_memory: float | None = Field(
         None,
         gt=0,
-        description="GiB for merged weights and what their builds keep; default: half of what is "
-        "free",
+        description="GiB for merged weights; default: half of what is free",
     )
     kv_memory: float | None = Field(
         None, gt=0, description="GiB for the KV cache; default: a quarter of what is free"
     )
     overrides: OverrideLevel | None = Field(
         None,
-        description="what a request may change of a preset; default: weights on a loopback server "
-        "without keys, else none",
+        description="what a request may change of a preset: none, mode or weights; default: "
+        "weights on a loopback server without keys, else none",
     )
     inline_recipes: InlineRecipes | None = Field(
         None,
@@ -123,6 +120,9 @@ class Settings(BaseSettings):
         None,
         description="whether a source can be called by its own name; default: yes on a loopback "
         "server without keys, else no",
+    )
+    list_ensembles: YesNo = Field(
+        "no", description="whether /v1/models also lists NAME:ensemble for each preset"
     )
     metrics_open: bool = Field(False, description="serve /metrics without a key")
     request_timeout: float | None = Field(
@@ -224,6 +224,7 @@ class Settings(BaseSettings):
             overrides=self.overrides or ("weights" if trusted else "none"),
             inline_recipes=self.inline_recipes or ("blend" if trusted else "off"),
             serve_sources=self.serve_sources == "yes" if self.serve_sources else trusted,
+            list_ensembles=self.list_ensembles == "yes",
         )
 
     def database_for(self, base: Base) -> str:

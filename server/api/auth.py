@@ -48,6 +48,10 @@ class KeyRing:
             + ("" if self._admins else "; the server was started without --admin-key")
         )
 
+    def is_admin(self, token: bytes | None) -> bool:
+        """Whether the holder of a token may change state: everybody where there are no keys."""
+        return _find(self._admins, token) is not None or not (self._admins or self._users)
+
     def _is_open(self, method: str, path: str) -> bool:
         if path in OPEN_PATHS or (path == METRICS_PATH and self._metrics_open):
             return True
@@ -107,5 +111,5 @@ class Authentication:
         except ServiceError as error:
             await error_response(error)(scope, receive, send)
             return
-        scope.setdefault("state", {})["key"] = key
+        scope.setdefault("state", {}).update(key=key, is_admin=self._keys.is_admin(token))
         await self.app(scope, receive, send)

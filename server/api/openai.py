@@ -86,15 +86,16 @@ async def create_chat_completion(
 
 
 @router.get("/v1/models")
-def list_models(service: ServiceDep) -> dict[str, JsonValue]:
+def list_models(request: Request, service: ServiceDep) -> dict[str, JsonValue]:
     """Everything that can be called as `model`, the base first."""
-    return {"object": "list", "data": [card.to_json() for card in service.catalog.models()]}
+    cards = service.catalog.models(public=not request.state.is_admin)
+    return {"object": "list", "data": [card.to_json() for card in cards]}
 
 
 @router.get("/v1/models/{model_id:path}")
-def get_model(model_id: str, service: ServiceDep) -> dict[str, JsonValue]:
+def get_model(model_id: str, request: Request, service: ServiceDep) -> dict[str, JsonValue]:
     """One thing that can be called as `model`."""
-    return service.catalog.model(model_id).to_json()
+    return service.catalog.model(model_id, public=not request.state.is_admin).to_json()
 
 
 async def _resolve(

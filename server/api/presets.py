@@ -1,5 +1,6 @@
 """Routes of presets: documents, revisions, conditional edits."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import Depends, Query, Request, Response
@@ -105,6 +106,7 @@ async def roll_back(
     body: Annotated[RollbackBody, Depends(json_body(RollbackBody))],
 ) -> Response:
     """Make a new revision of what an old one was."""
+    edit = replace(edit, message=edit.message or f"rolled back to {body.revision}")
     result = await service.edit(service.catalog.rollback, name, body.revision, edit=edit)
     return _edited(result, edit)
 

@@ -1,65 +1,41 @@
-"""The command line of `mergeserve serve`, generated from the settings."""
+"""The command lines of `mergeserve serve` and `export`, generated from the settings."""
 
 import argparse
+from collections.abc import Collection
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from server.commands.option_groups import GROUPS, METAVARS, OTHER
 from server.settings import ENV_PREFIX, Settings
 
-METAVARS = {
-    "model": "MODEL",
-    "config": "FILE",
-    "source": "NAME=DIR_OR_HUB_ID",
-    "source_dir": "DIR",
-    "presets": "FILE",
-    "host": "ADDRESS",
-    "device": "DEVICE",
-    "database_url": "URL",
-    "api_key": "KEY",
-    "admin_key": "KEY",
-    "api_key_file": "FILE",
-    "admin_key_file": "FILE",
-    "served_model_name": "NAME",
-    "chat_template": "FILE",
-    "variant_memory": "GIB",
-    "kv_memory": "GIB",
-    "request_timeout": "S",
-    "fidelity_sample": "SHARE",
-    "shutdown_timeout": "S",
-}
+EPILOG = (
+    f"Options can also be variables ({ENV_PREFIX}PORT) and lines of the file of --config "
+    "(port: 8000); the command line wins over variables, and these over the file."
+)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for every setting. What is not given is absent from the parsed arguments."""
-    parser.epilog = (
-        f"Every option can also be set in the environment, as {ENV_PREFIX}HOST and so on, and in "
-        "the YAML file of --config. The command line wins over the environment, and that over the "
-        "file."
-    )
-    parser.add_argument(
-        "positional_model",
-        nargs="?",
-        metavar="MODEL",
-        default=argparse.SUPPRESS,
-        help=Settings.model_fields["model"].description,
-    )
-    for name, field in Settings.model_fields.items():
-        flag = f"--{name.replace('_', '-')}"
-        text = f"{field.description}{_default(field)}".replace("%", "%%")
-        if field.annotation is bool:
-            parser.add_argument(
-                flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=text
-            )
-        else:
-            parser.add_argument(
-                flag,
-                dest=name,
-                action="append" if _is_list(field) else "store",
-                metavar=_metavar(name, field),
-                default=argparse.SUPPRESS,
-                help=text,
-            )
+def add_settings(
+    parser: argparse.ArgumentParser, *, shown: Collection[str], positional: bool = True
+) -> list[tuple[argparse.Action, str]]:
+    """Add an option for every setting, in groups; `shown` are those that --help tells of.
+
+    What is not given is absent from the parsed arguments. Returns the options that --help leaves
+    out, each with its text.
+    """
+    hidden: list[tuple[argparse.Action, str]] = []
+    grouped = {name for names in GROUPS.values() for name in names}
+    rest = tuple(name for name in Settings.model_fields if name not in grouped)
+    for title, names in {**GROUPS, OTHER: rest}.items():
+        group = parser.add_argument_group(title)
+        if positional and "model" in names:
+            _add_model(group)
+        for name in names:
+            action, text = _add_option(group, name)
+            if name not in shown:
+                hidden.append((action, text))
+                action.help = argparse.SUPPRESS
+    return hidden
 
 
 def given_settings(arguments: argparse.Namespace) -> dict[str, object]:
@@ -75,13 +51,30 @@ def given_settings(arguments: argparse.Namespace) -> dict[str, object]:
     return given
 
 
-def _is_list(field: FieldInfo) -> bool:
-    return get_origin(field.annotation) is tuple
+def _add_model(group: Any) -> None:
+    group.add_argument(
+        "positional_model",
+        nargs="?",
+        metavar="MODEL",
+        default=argparse.SUPPRESS,
+        help=Settings.model_fields["model"].description,
+    )
+
+
+def _add_option(group: Any, name: str) -> tuple[argparse.Action, str]:
+    field = Settings.model_fields[name]
+    text = f"{field.description}{_default(field)}".replace("%", "%%")
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+    if field.annotation is bool:
+        options |= {"action": "store_true"}
+    else:
+        is_list = get_origin(field.annotation) is tuple
+        options |= {"action": "append" if is_list else "store", "metavar": _metavar(name, field)}
+    return group.add_argument(f"--{name.replace('_', '-')}", **options), text
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
-    choices = _choices(field.annotation)
-    return "|".join(choices) if choices else METAVARS.get(name, "N")
+    return METAVARS.get(name) or "|".join(_choices(field.annotation)) or "N"
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import httpx
 from pydantic import JsonValue
-from tqdm import tqdm
 
+from server.commands.candidates import read_candidates
 from server.commands.http_client import CommandError, authorization, error_message
+from server.commands.progress import CountReporter
 from server.commands.prompts_file import PromptLine, PromptsFileError, read_prompts
 
 CONNECT_SECONDS = 10.0
@@ -22,9 +23,6 @@ Frame = Mapping[str, JsonValue]
 def run(arguments: argparse.Namespace) -> int:
     """Compare, write what was asked for, and print a summary; an error is exit code 1."""
     try:
-        for path in (arguments.html, arguments.markdown, arguments.json):
-            if path is not None and not path.absolute().parent.is_dir():
-                raise CommandError(f"{path}: there is no folder {path.absolute().parent}")
         result = _compare(arguments, _body(arguments, read_prompts(arguments.prompts)))
         _write(arguments, result)
     except PromptsFileError as error:
@@ -61,7 +59,7 @@ def _body(arguments: argparse.Namespace, lines: list[PromptLine]) -> dict[str, J
         body["margin"] = arguments.margin
     if arguments.scorer:
         body["scorer"] = _scorer(arguments.scorer)
-    return {**body, **_candidates(arguments)}
+    return {**body, **read_candidates(arguments)}
 
 
 def _scorer(given: list[str]) -> JsonValue:
@@ -74,22 +72,6 @@ def _scorer(given: list[str]) -> JsonValue:
     ]:
         raise CommandError(f"--scorer {wrong[0]}: give one NAME, or TAG=NAME for each tag")
     return {tag: name for tag, _, name in pairs}
-
-
-def _candidates(arguments: argparse.Namespace) -> dict[str, JsonValue]:
-    """The preset's parts, or the candidates that are named, and which of them is the reference."""
-    preset, reference = arguments.preset, arguments.reference
-    if not arguments.candidate:
-        parts = {preset: "merge", f"{preset}:merge": "merge", f"{preset}:ensemble": "ensemble"}
-        known: dict[str, JsonValue] = {"model": preset}
-        return (
-            known if reference is None else {**known, "reference": parts.get(reference, reference)}
-        )
-    models = [preset, *arguments.candidate]
-    if reference is not None and reference not in models:
-        models.append(reference)
-    index = 0 if reference is None else models.index(reference)
-    return {"candidates": list(models), "reference": index}
 
 
 def _compare(arguments: argparse.Namespace, body: Mapping[str, JsonValue]) -> Frame:
@@ -119,8 +101,8 @@ def _frames(response: httpx.Response) -> Iterator[Frame]:
 
 
 def _follow(frames: Iterator[Frame]) -> Frame:
-    """Show progress on a terminal until the result comes."""
-    bars: dict[str, tqdm] = {}  # type: ignore[type-arg]
+    """Show progress until the result comes."""
+    shown = CountReporter()
     try:
         for frame in frames:
             if "error" in frame:
@@ -128,22 +110,14 @@ def _follow(frames: Iterator[Frame]) -> Frame:
             if frame.get("object") == "comparison":
                 return frame
             progress = frame.get("progress")
-            if isinstance(progress, dict) and sys.stderr.isatty():
-                _show(bars, progress)
+            if isinstance(progress, dict):
+                phase, done, total = (progress[name] for name in ("phase", "done", "total"))
+                assert isinstance(done, int)
+                assert isinstance(total, int)
+                shown(str(phase), done, total)
     finally:
-        for bar in bars.values():
-            bar.close()
+        shown.close()
     raise CommandError("the server ended the comparison without a result")
-
-
-def _show(bars: "dict[str, tqdm]", progress: Frame) -> None:  # type: ignore[type-arg]
-    phase, done, total = (progress[name] for name in ("phase", "done", "total"))
-    assert isinstance(phase, str)
-    assert isinstance(done, int)
-    assert isinstance(total, int)
-    if phase not in bars:
-        bars[phase] = tqdm(desc=phase, total=total, leave=False)
-    bars[phase].update(done - bars[phase].n)
 
 
 def _write(arguments: argparse.Namespace, result: Frame) -> None:

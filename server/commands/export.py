@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ from merging.adapter_export import (
 from merging.errors import MergingError, OutputError
 from merging.merged_checkpoint import CARD
 from merging.output_folder import check_target, output_folder
-from server.commands.arguments import given_settings
 from server.commands.failure import fail
+from server.commands.http_client import default_url
 from server.commands.interruption import stopping_cleanly
 from server.commands.logs import configure_logging
 from server.commands.merge import write_merge
@@ -30,28 +29,21 @@ from server.commands.progress import ProgressReporter
 from server.engine.errors import EngineError
 from server.engine.model_files import Progress, model_folder
 from server.errors import ServiceError
-from server.offline.card import card_of
+from server.offline.card import base_hub_id, card_of
 from server.offline.found_preset import find_in_settings
 from server.offline.opening import OpenMerge, open_base, open_merge
-from server.offline.remote_preset import find_on_server
+from server.offline.remote_preset import base_location, find_on_server
 from server.offline.scoring import compare_adapter, compare_checkpoint, score_live
-from server.settings import Settings, SettingsError
-from server.settings_loading import load_settings
+from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-USAGE_ERROR = 2
 NUM_WORST = 5
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export; every reason against it is a line, and nothing is written."""
-    try:
-        settings = load_settings(given_settings(arguments))
-        _check_options(arguments, settings)
-    except (SettingsError, ValueError) as error:
-        fail("export", error)
-        return USAGE_ERROR
+    settings: Settings = arguments.settings
     configure_logging(settings.log_format)
     progress = ProgressReporter()
     try:
@@ -67,23 +59,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_options(arguments: argparse.Namespace, settings: Settings) -> None:
-    if arguments.url is None and settings.model is None and not settings.demo:
-        raise ValueError("name the base, give --demo, or give the --url of a server")
-    if arguments.form == "checkpoint" and (arguments.rank or arguments.uniform_rank):
-        raise ValueError("--rank and --uniform-rank go with --as adapter")
-    if arguments.rank is not None and arguments.rank < 1:
-        raise ValueError("--rank: must be at least 1")
-
-
 def _open(arguments: argparse.Namespace, settings: Settings, progress: Progress) -> OpenMerge:
     name, revision = _name_and_revision(arguments.preset)
-    if arguments.url is None:
+    if arguments.url is None and (settings.model is not None or settings.demo):
         found, spelling, folder = find_in_settings(settings, name, revision, progress)
     else:
         keys = [key.value for key in (*settings.admin_key, *settings.api_key)]
-        found, base_id = find_on_server(arguments.url, name, revision, next(iter(keys), None))
-        spelling = settings.model or base_id
+        url = arguments.url or default_url()
+        found, root = find_on_server(url, name, revision, next(iter(keys), None))
+        spelling = settings.model or base_location(url, root)
         folder = model_folder(spelling, progress).resolve()
     document = found.document.recipe()
     dtype = document.dtype if settings.dtype == "auto" else settings.dtype
@@ -122,9 +106,6 @@ def _export(
     print(f"{target}: {size / 1e6:.1f} MB, {merge.plan.digest}")
     if arguments.no_check:
         return
-    if is_adapter and importlib.util.find_spec("peft") is None:
-        print("not compared with the live merge: PEFT is not installed (pip install peft)")
-        return
     progress("scoring the live merge", 0, 0)
     live = score_live(merge.base.folder, merge.plan, settings.device)
     gc.collect()  # the engine is gone; what was written needs the room
@@ -153,7 +134,6 @@ def _write_adapter(
     dtype = "float32" if settings.dtype == "auto" else settings.dtype
     lines = [*_errors(adapter), *caveats(adapter, base)]
     title = Path(os.path.abspath(arguments.out_dir)).name
-    is_local = Path(merge.base.spelling).expanduser().exists()
     with stopping_cleanly(), output_folder(arguments.out_dir) as folder:
         card = card_of(merge, title, library="peft", dtype=dtype, notes=lines)
         (folder / CARD).write_text(card)
@@ -161,7 +141,7 @@ def _write_adapter(
             folder,
             adapter,
             base,
-            base_name=str(merge.base.folder) if is_local else merge.base.spelling,
+            base_name=base_hub_id(merge),
             dtype=getattr(torch, dtype),
         )
     return lines

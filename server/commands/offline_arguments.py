@@ -4,11 +4,15 @@ import argparse
 from pathlib import Path
 
 from server.commands.arguments import add_settings
+from server.commands.early import check_export, check_inspect, check_merge
+from server.commands.http_client import DEFAULT_URL
+from server.commands.option_groups import EXPORT
+from server.commands.parser import Commands
 
 DTYPES = ("bfloat16", "float16", "float32")
 
 
-def add_offline_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_offline_commands(commands: Commands) -> None:
     """Add the commands that work without a server."""
     _add_merge(commands)
     _add_export(commands)
@@ -23,10 +27,15 @@ def parse_named_folder(text: str) -> tuple[str, str]:
     return name, location
 
 
-def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_merge(commands: Commands) -> None:
     merge = commands.add_parser(
-        "merge", help="merge models into a checkpoint, without a server", allow_abbrev=False
+        "merge",
+        help="merge models into a checkpoint, without a server",
+        about="Merge models into a checkpoint, without a server and without loading a model.",
+        example="mergeserve merge recipe.yaml OUT --model /models/base --source math=/math",
+        usage="%(prog)s RECIPE.yaml OUT_DIR [options]",
     )
+    merge.set_defaults(check=check_merge)
     merge.add_argument(
         "recipe",
         metavar="RECIPE.yaml",
@@ -36,48 +45,77 @@ def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     merge.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="a folder that is not there")
     _add_models(merge)
-    merge.add_argument("--seed", metavar="N", type=int, help="of the methods that draw numbers")
-    merge.add_argument("--dtype", choices=DTYPES, help="default: the recipe's, else the base's")
+    written = merge.add_argument_group("what is written")
+    written.add_argument(
+        "--dtype",
+        metavar="|".join(DTYPES),
+        choices=DTYPES,
+        help="type of the weights (default: the recipe's, else the base's)",
+    )
+    written.add_argument(
+        "--seed",
+        metavar="N",
+        type=int,
+        help="seed of the methods that draw random numbers (default: the recipe's, else 0)",
+    )
 
 
-def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_export(commands: Commands) -> None:
     export = commands.add_parser(
         "export",
-        help="write a preset as a checkpoint, or as one adapter, and compare it with the live one",
-        allow_abbrev=False,
+        help="write a preset as a checkpoint or as one adapter",
+        about="Write a preset as a checkpoint or one adapter, and compare it with the live merge.",
+        example="mergeserve export tutor OUT --as adapter --url http://127.0.0.1:8000\n"
+        "mergeserve export tutor@3 OUT --model /models/base --source math=/adapters/math",
+        usage="%(prog)s PRESET[@REVISION] OUT_DIR [options]",
     )
+    export.set_defaults(check=check_export)
     export.add_argument("preset", metavar="PRESET", help="name, or NAME@REVISION")
     export.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="a folder that is not there")
-    export.add_argument(
+    _add_form(export.add_argument_group("what is written"))
+    export.add_argument_group("from a server on this machine").add_argument(
+        "--url",
+        metavar="URL",
+        help=f"default, without --model and --demo: MERGESERVE_URL, else {DEFAULT_URL}",
+    )
+    add_settings(export, shown=EXPORT, positional=False)
+    export.epilog = (
+        "Without a server, give what `mergeserve serve` was given; every option of it is taken."
+    )
+
+
+def _add_form(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
         "--as",
         dest="form",
+        metavar="FORM",
         choices=("checkpoint", "adapter"),
         default="checkpoint",
-        help="adapter: one PEFT LoRA of the summed rank, exactly (default: checkpoint)",
+        help="checkpoint (default), or adapter: one exact LoRA of the summed rank",
     )
-    export.add_argument(
-        "--url", help="a server on this machine that has the preset; else give the options of serve"
-    )
-    export.add_argument(
+    group.add_argument(
         "--rank", metavar="N", type=int, help="cut an adapter to this rank; its error is printed"
     )
-    export.add_argument(
+    group.add_argument(
         "--uniform-rank",
         action="store_true",
         help="pad an adapter's modules with zeros to one rank",
     )
-    export.add_argument(
+    group.add_argument(
         "--no-check", action="store_true", help="do not compare what was written with the live one"
     )
-    add_settings(export)
 
 
-def _add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_inspect(commands: Commands) -> None:
     inspect = commands.add_parser(
         "inspect",
-        help="say what a source's folder is, or what a merge does, before serving it",
-        allow_abbrev=False,
+        help="say what a source's folder is, or what a merge does",
+        about="Say what a source's folder is, or what a merge does, before serving it.",
+        example="mergeserve inspect /adapters/math --model /models/base\n"
+        "mergeserve inspect --recipe recipe.yaml --html merge.html",
+        usage="%(prog)s (DIR | --recipe RECIPE.yaml) [options]",
     )
+    inspect.set_defaults(check=check_inspect)
     what = inspect.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "folder", metavar="DIR", nargs="?", help="folder of an adapter or a checkpoint"
@@ -86,22 +124,27 @@ def _add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--recipe", metavar="RECIPE.yaml", type=Path, help="a merge, as `mergeserve merge` takes it"
     )
     _add_models(inspect)
-    inspect.add_argument(
-        "--html", metavar="FILE", type=Path, help="with --recipe: write heat maps by layer there"
+    shown = inspect.add_argument_group("what is shown of a merge")
+    shown.add_argument(
+        "--all", action="store_true", help="a row for every kind of tensor in every layer"
+    )
+    shown.add_argument(
+        "--html", metavar="FILE", type=Path, help="write the same as heat maps by layer there"
     )
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="the base model")
-    parser.add_argument(
+    models = parser.add_argument_group("models")
+    models.add_argument("--model", metavar="DIR_OR_HUB_ID", help="the base model")
+    models.add_argument(
         "--source",
-        metavar="NAME=DIR_OR_HUB_ID",
+        metavar="NAME=MODEL",
         type=parse_named_folder,
         action="append",
         default=[],
-        help="a model that the recipe calls by this name; several times",
+        help="a folder or hub id that the recipe calls by this name; several times",
     )
-    parser.add_argument(
+    models.add_argument(
         "--allow-base-mismatch",
         action="store_true",
         help="accept adapters that record another base's digest",

@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import socket
-import sys
 from types import FrameType
 
 import uvicorn
@@ -15,17 +14,14 @@ from fastapi import FastAPI
 from server.api.lifecycle import Lifecycle
 from server.api.service import Service
 from server.app import create_app, load_service
-from server.commands.arguments import given_settings
 from server.commands.logs import configure_logging
 from server.commands.progress import ProgressReporter
 from server.metrics import Metrics
-from server.settings import Settings, SettingsError
-from server.settings_loading import load_settings
+from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
-USAGE_ERROR = 2
 
 
 class DrainingServer(uvicorn.Server):
@@ -113,13 +109,7 @@ def load(settings: Settings, metrics: Metrics) -> Service:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    try:
-        settings = load_settings(given_settings(arguments))
-        if settings.model is None and not settings.demo:
-            raise SettingsError("no model is given: name a folder or a hub id, or give --demo")
-    except (SettingsError, ValueError) as error:
-        print(f"mergeserve serve: error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    settings: Settings = arguments.settings
     configure_logging(settings.log_format)
     server = DrainingServer(create_app(settings, load=load), settings)
     try:

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from server.engine.errors import ModelLoadError
+from server.engine.location import local_folder
 from server.engine.tokenizer import Tokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -33,12 +34,9 @@ def model_id(model: str | Path) -> str:
 
 
 def model_folder(model: str | Path, progress: Progress) -> Path:
-    """The folder of a model: the path itself, or a hub id's snapshot."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
-        raise ModelLoadError(f"{model!s} is not a folder with a model")
+    """The folder of a model: the path itself, or a hub id's snapshot. Raises ModelLoadError."""
+    if (folder := local_folder(model)) is not None:
+        return folder
     progress(f"downloading {model}", 0, 0)
     try:
         return Path(

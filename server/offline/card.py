@@ -1,14 +1,15 @@
 """The model card of what is written offline."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pydantic import JsonValue
 
+from merging.adapter import Adapter
 from merging.errors import RecipeError
 from merging.mergekit import to_mergekit
 from merging.model_card import ModelCard
 from merging.recipe import BASE, Recipe
+from server.engine.location import is_hub_id
 from server.offline.opening import OpenMerge
 
 
@@ -49,10 +50,22 @@ def published_names(merge: OpenMerge) -> dict[str, str]:
     spelled = {BASE: merge.base.spelling, **merge.spellings}
     names: dict[str, str] = {}
     for name, text in spelled.items():
-        is_hub_id = "/" in text and not Path(text).expanduser().exists()
-        candidates = [text if is_hub_id else folders[name].name, name, f"{name}-{len(names)}"]
+        candidates = [text if is_hub_id(text) else folders[name].name, name, f"{name}-{len(names)}"]
         names[name] = next(c for c in candidates if c not in names.values())
     return names
+
+
+def base_hub_id(merge: OpenMerge) -> str | None:
+    """The hub id of the base: its own, else the one that all adapters of the merge record.
+
+    None if neither is known: a path of this machine would mean nothing elsewhere.
+    """
+    if is_hub_id(merge.base.spelling):
+        return merge.base.spelling
+    sources = merge.plan.sources.values()
+    recorded = {source.base_name for source in sources if isinstance(source, Adapter)}
+    ids = {name for name in recorded if name is not None and is_hub_id(name)}
+    return ids.pop() if len(ids) == 1 else None
 
 
 def _recipe(recipe: Recipe, names: Mapping[str, str]) -> dict[str, JsonValue]:

@@ -7,6 +7,7 @@ import httpx
 from pydantic import JsonValue
 
 from merging.errors import PlanError
+from server.engine.location import is_hub_id
 from server.offline.found_preset import FoundPreset
 from server.presets.document import parse_document
 
@@ -18,7 +19,8 @@ def find_on_server(
 ) -> tuple[FoundPreset, str]:
     """Ask a server for a preset, and for the folders of its sources, which must be on this machine.
 
-    Returns the base's id too. Raises PlanError with what the server, or the connection, says.
+    Returns where the base is, too, as far as the server tells. Raises PlanError with what the
+    server, or the connection, says.
     """
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
@@ -27,6 +29,11 @@ def find_on_server(
             preset = _get(client, f"/v1/presets/{name}", query)
             sources = _get(client, "/v1/sources", {})["data"]
             models = _get(client, "/v1/models", {})["data"]
+    except httpx.ConnectError as error:
+        raise PlanError(
+            f"no server answers at {url}: {error}; give its address with --url, or the base with "
+            "--model to do without"
+        ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise PlanError(f"{url}: {error or repr(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -39,7 +46,20 @@ def find_on_server(
         folders={source: Path(str(card["path"])) for source, card in cards.items()},
         digest=str(preset["digest"]),
     )
-    return found, str(_maps(models)[0]["id"])
+    return found, str(_maps(models)[0]["root"])
+
+
+def base_location(url: str, root: str) -> str:
+    """Where a server's base is, by the root of its card: a folder of this machine, or a hub id.
+
+    Raises PlanError for a name alone, which is what a server tells those without its admin key.
+    """
+    if Path(root).is_absolute() or is_hub_id(root):
+        return root
+    raise PlanError(
+        f"{url} does not say where its base {root!r} lies: give its --admin-key, or the base with "
+        "--model"
+    )
 
 
 def _get(client: httpx.Client, path: str, query: Mapping[str, str]) -> dict[str, JsonValue]:

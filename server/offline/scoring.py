@@ -113,8 +113,8 @@ def compare_checkpoint(live: Sequence[Scores], folder: Path) -> Comparison:
 
 
 def compare_adapter(live: Sequence[Scores], folder: Path, base_folder: Path) -> Comparison:
-    """Score an adapter on its base with PEFT, which must be installed, computing in float32."""
-    from peft import PeftModel  # serving does without it
+    """Score an adapter on its base with PEFT, computing in float32."""
+    from peft import PeftModel  # takes seconds, which a checkpoint does not need
 
     return _compare(live, PeftModel.from_pretrained(_load(base_folder), folder))
 

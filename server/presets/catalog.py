@@ -35,7 +35,7 @@ from server.presets.policy import Policy
 from server.presets.preset_editor import PresetEditor
 from server.presets.published import Published
 from server.presets.reader import Reader
-from server.presets.record import Edit, EditResult, ModelCard, PresetRecord, SourceCard, now
+from server.presets.record import Edit, EditResult, ModelCard, PresetRecord, SourceCard
 from server.presets.resolver import Resolver
 from server.presets.seeding import seed
 from server.presets.served import Overrides, Served
@@ -98,7 +98,7 @@ class Catalog:
         resolver = Resolver(self._planner, self._kept, policy)
         self._caller = Caller(resolver, self._variants, self._registry.doubts, patience)
         self.tryouts = Tryouts(self._published, self._caller)
-        self._models = ModelList(base, self._kept, policy, created=int(now().timestamp()))
+        self._models = ModelList(base, self._kept, policy, self._origins)
         shared = (self._planner, self._published, self._variants, observer)
         self._members = DocumentMembers(resolver.members)
         self._presets = PresetEditor(
@@ -174,13 +174,13 @@ class Catalog:
 
     # Calling
 
-    def models(self) -> list[ModelCard]:
-        """Everything that can be called as `model`, the base first."""
-        return self._models.cards(self._snapshot)
+    def models(self, *, public: bool = False) -> list[ModelCard]:
+        """Everything that can be called as `model`, the base first; `public` without folders."""
+        return self._models.cards(self._snapshot, public=public)
 
-    def model(self, model_id: str) -> ModelCard:
+    def model(self, model_id: str, *, public: bool = False) -> ModelCard:
         """The card of one model string."""
-        return self._models.card(self._snapshot, model_id)
+        return self._models.card(self._snapshot, model_id, public=public)
 
     def resolve(self, model: str, overrides: Overrides | None = None) -> Served:
         """What a model string means now; the request that asks is pinned to it.
@@ -253,11 +253,12 @@ class Catalog:
 
     def patch(self, name: str, patch: object, *, edit: Edit) -> EditResult:
         """Apply an RFC 7396 merge patch to a preset's document."""
-        return self._edit("patch", name, edit, merge_patching(name, patch))
+        return self._edit("patch", name, edit, merge_patching(name, patch, self._snapshot.presets))
 
     def rollback(self, name: str, revision: int, *, edit: Edit) -> EditResult:
         """Make a new revision with the document of a kept one."""
-        change = return_to(name, lambda preset: self._kept.find(preset, revision))
+        presets = self._snapshot.presets
+        change = return_to(name, lambda preset: self._kept.find(preset, revision), presets)
         return self._edit("rollback", name, edit, change)
 
     def delete(self, name: str, *, edit: Edit) -> None:

@@ -1,12 +1,13 @@
 """What each kind of edit makes of a preset: the document that it asks for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from server.errors import ConflictError, NotFoundError
 from server.presets.document import PresetDocument, check_same_name
 from server.presets.editing import patched
 from server.presets.record import StoredRevision
 from server.presets.snapshot import Preset
+from server.suggestion import did_you_mean
 
 Change = Callable[[Preset | None], PresetDocument]
 """Makes the document that an edit asks for out of the preset as it is."""
@@ -28,16 +29,18 @@ def replacement(name: str, document: PresetDocument) -> Change:
     return lambda current: document
 
 
-def merge_patching(name: str, patch: object) -> Change:
-    """The document with an RFC 7396 merge patch applied."""
-    return lambda current: patched(existing(current, name).record, patch)
+def merge_patching(name: str, patch: object, known: Iterable[str] = ()) -> Change:
+    """The document with an RFC 7396 merge patch applied; `known` are names of presets."""
+    return lambda current: patched(existing(current, name, known).record, patch)
 
 
-def return_to(name: str, find: Callable[[Preset], StoredRevision]) -> Change:
-    """The document of the kept revision that `find` finds."""
+def return_to(
+    name: str, find: Callable[[Preset], StoredRevision], known: Iterable[str] = ()
+) -> Change:
+    """The document of the kept revision that `find` finds; `known` are names of presets."""
 
     def change(current: Preset | None) -> PresetDocument:
-        preset = existing(current, name)
+        preset = existing(current, name, known)
         kept = find(preset)
         _check_contents(kept, preset)
         return kept.record.document
@@ -45,11 +48,13 @@ def return_to(name: str, find: Callable[[Preset], StoredRevision]) -> Change:
     return change
 
 
-def existing(preset: Preset | None, name: str) -> Preset:
-    """The preset; NotFoundError if there is none."""
+def existing(preset: Preset | None, name: str, known: Iterable[str] = ()) -> Preset:
+    """The preset; NotFoundError if there is none. `known` are names of those that there are."""
     if preset is None:
         raise NotFoundError(
-            f"there is no preset {name!r}; GET /v1/presets lists those that exist", param="name"
+            f"there is no preset {name!r}. {did_you_mean(name, known)}GET /v1/presets lists those "
+            "that exist",
+            param="name",
         )
     return preset
 

@@ -63,7 +63,7 @@ class MemberFinder:
             return serving.plan
         source = snapshot.sources.get(parsed.name)
         if source is None or model != source.name:
-            raise model_not_found(model, LIST_MODELS)
+            raise model_not_found(model, LIST_MODELS, [*snapshot.presets, *snapshot.sources])
         return self._permissions.source_plan(source) if by_request else plan_of(source)
 
     def _check_merge(self, serving: Serving) -> None:

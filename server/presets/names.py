@@ -1,10 +1,12 @@
 """Names of presets and sources, and the strings that callers send as `model`."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from merging.base import Base
 from server.errors import ConflictError, InvalidRequestError, NotFoundError
+from server.suggestion import did_you_mean
 
 BASE = "base"
 """Always the resident base, whatever its id is."""
@@ -34,10 +36,12 @@ def parse_model_string(text: str) -> ModelString:
     return ModelString(match["name"], int(revision) if revision else None, match["mode"])
 
 
-def model_not_found(text: str, hint: str) -> NotFoundError:
-    """The error OpenAI's clients know for an unknown model."""
+def model_not_found(text: str, hint: str, known: Iterable[str] = ()) -> NotFoundError:
+    """The error OpenAI's clients know for an unknown model; `known` are names that there are."""
+    name = re.split("[@:]", text, maxsplit=1)[0]
+    meant = did_you_mean(name, known)
     return NotFoundError(
-        f"The model {text!r} does not exist. {hint}", param="model", code="model_not_found"
+        f"The model {text!r} does not exist. {meant}{hint}", param="model", code="model_not_found"
     )
 
 

@@ -148,7 +148,8 @@ class PresetEditor:
     def delete(self, name: str, edit: Edit) -> None:
         """Delete a preset and its revisions; its numbers are not used again."""
         with self._observed("delete", name) as observation, self._published.lock:
-            current = existing(self._published.snapshot.presets.get(name), name)
+            presets = self._published.snapshot.presets
+            current = existing(presets.get(name), name, presets)
             check_conditions(edit, name, current.record.revision)
             with observation.phases.timed("commit"), self._store.writing() as writer:
                 writer.delete_preset(name, head=current.record.revision, at=now())

@@ -147,4 +147,5 @@ class Reader:
         return [plan.digest for plan in plans if plan.variant is not None]
 
     def _existing(self, name: str) -> Preset:
-        return existing(self._published.snapshot.presets.get(name), name)
+        presets = self._published.snapshot.presets
+        return existing(presets.get(name), name, presets)

@@ -57,7 +57,7 @@ class Resolver:
             return self._source(source, model, parsed, overrides)
         if is_base(parsed.name, self._planner.base):
             raise model_not_found(model, "The base has no revisions and no modes.")
-        raise model_not_found(model, LIST_MODELS)
+        raise model_not_found(model, LIST_MODELS, [*snapshot.presets, *snapshot.sources])
 
     def candidates(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Candidates:
         """The sources of a preset among which a request's prompt is to choose.

@@ -9,6 +9,7 @@ from server.presets.document import PresetDocument
 from server.presets.planner import used_sources
 from server.presets.record import PresetRecord, SourceCard, StoredRevision
 from server.presets.sources import Source, kind_of, present_reasons, recorded_base
+from server.suggestion import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,8 @@ def existing_source(snapshot: Snapshot, name: str) -> Source:
     source = snapshot.sources.get(name)
     if source is None:
         raise NotFoundError(
-            f"there is no source {name!r}; GET /v1/sources lists those that exist", param="name"
+            f"there is no source {name!r}. {did_you_mean(name, snapshot.sources)}GET /v1/sources "
+            "lists those that exist",
+            param="name",
         )
     return source

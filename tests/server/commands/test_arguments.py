@@ -1,17 +1,17 @@
 """The command line, generated from the settings."""
 
-import argparse
-
 import pytest
 
 from server.commands.arguments import add_settings, given_settings
+from server.commands.option_groups import EXPORT, GROUPS, METAVARS, SERVE
+from server.commands.parser import CommandParser
 from server.settings import Settings
 
 
 def parse(*argv: str) -> dict[str, object]:
     """What these arguments give."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_settings(parser)
+    parser = CommandParser()
+    add_settings(parser, shown=Settings.model_fields)
     return given_settings(parser.parse_args(argv))
 
 
@@ -50,7 +50,7 @@ def test_help_shows_descriptions_and_defaults(capsys: pytest.CaptureFixture[str]
         assert field.description is not None
         assert " ".join(field.description.split()) in text
     assert "(default: 8000)" in text
-    assert "auto|bfloat16|float16|float32" in text
+    assert "--serve-sources yes|no" in text
     assert "--shutdown-timeout S" in text
 
 
@@ -61,3 +61,10 @@ def test_unknown_option(argv: list[str], capsys: pytest.CaptureFixture[str]) -> 
         parse(*argv)
     assert caught.value.code == 2
     assert "unrecognized" in capsys.readouterr().err
+
+
+def test_groups_name_settings() -> None:
+    """Whatever help texts say of options is of options that there are, and each has one group."""
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(set(grouped)) == len(grouped)
+    assert {*grouped, *METAVARS, *SERVE, *EXPORT} <= Settings.model_fields.keys()

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from server.__main__ import main
+from server.commands.candidates import parse_candidate
 from server.commands.prompts_file import PromptsFileError, read_prompts
 from tests.server.api.live import LiveServer, listening
 from tests.server.api.reading import compares
@@ -115,6 +116,29 @@ def test_the_reference_is_one_of_the_candidates(
     found = json.loads(result.read_text())
     assert [candidate["name"] for candidate in found["candidates"]] == names
     assert found["reference"] == reference
+
+
+def test_weights_that_are_not_saved(
+    live: LiveServer, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A candidate may be a preset with other weights, and may be the reference."""
+    result = tmp_path / "out.json"
+    candidates = ("--candidate", "tutor,math=0.8", "--candidate", "tutor:ensemble,math=-1")
+    options = (*candidates, "--reference", "tutor,math=0.8", "--json", result)
+    assert compare("tutor", "--prompts", prompts, *options) == 0
+    found = json.loads(result.read_text())
+    names = [candidate["name"] for candidate in found["candidates"]]
+    assert names == ["tutor", "tutor,math=0.8", "tutor:ensemble,math=-1"]
+    assert found["reference"] == 1
+    assert parse_candidate("tutor@3,a=0.5,b=1") == {
+        "model": "tutor@3",
+        "mergeserve": {"weights": {"a": 0.5, "b": 1.0}},
+        "name": "tutor@3,a=0.5,b=1",
+    }
+    for wrong in ("tutor,math", "tutor,math=x", "tutor,math=1,2"):
+        capsys.readouterr()
+        assert compare("tutor", "--prompts", prompts, "--candidate", wrong) == 1
+        assert "SOURCE=WEIGHT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("reference", ["tutor", "tutor:merge", "merge"])

@@ -116,20 +116,6 @@ def test_an_adapter_is_the_live_blend(
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"
 
 
-def test_without_peft(
-    shop: Shop,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Serving does without PEFT: the adapter is written, and that it was not compared is said."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    options = [*shop.options(), "--as", "adapter"]
-    assert main(["export", "tutor", str(tmp_path / "out"), *options]) == 0
-    assert "PEFT is not installed" in capsys.readouterr().out
-    assert (tmp_path / "out" / "adapter_config.json").is_file()
-
-
 def test_the_difference_of_rounding_is_told(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +125,36 @@ def test_the_difference_of_rounding_is_told(
     )
     assert largest > 1e-3
     assert "--dtype float32" in printed
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        (["acme/tiny", "acme/tiny"], "acme/tiny"),
+        (["acme/tiny", None], "acme/tiny"),
+        (["acme/tiny", "acme/other"], None),
+        (["/home/somebody/tiny", "tiny"], None),
+    ],
+)
+def test_an_adapter_records_the_hub_id_of_its_base(
+    shop: Shop, tmp_path: Path, recorded: list[str | None], expected: str | None
+) -> None:
+    """As its sources record it, and never a path of this machine."""
+    options = ["--model", str(shop.base), "--presets", str(shop.root / "presets.yaml")]
+    for name, base in zip(("math", "code"), recorded, strict=True):
+        folder = shutil.copytree(shop.sources[name], tmp_path / name)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = base
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        options += ["--source", f"{name}={folder}"]
+    out = tmp_path / "out"
+    database = ["--database-url", f"sqlite:///{tmp_path / 'absent.db'}"]
+    rest = ["--as", "adapter", "--no-check", *database]
+    assert main(["export", "tutor", str(out), *options, *rest]) == 0
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == expected
+    written = "".join(path.read_text() for path in (out / "README.md", out / "adapter_config.json"))
+    assert str(tmp_path) not in written
 
 
 def test_a_smaller_rank(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,8 +181,9 @@ def test_refusals(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
         assert main(["export", *argv, *shop.options()]) == code
         assert reason in capsys.readouterr().err
-    assert main(["export", "tutor", out]) == 2
-    assert "--url" in capsys.readouterr().err
+    assert main(["export", "tutor", out, "--url", "http://127.0.0.1:9"]) == 1
+    assert "no server answers at http://127.0.0.1:9" in (told := capsys.readouterr().err)
+    assert "--model" in told
     assert os.listdir(tmp_path) == []
 
 
@@ -176,7 +193,7 @@ def catalog_of(shop: Shop, folder: Path) -> Iterator[tuple[Catalog, str]]:
     url = f"sqlite:///{folder / 'catalog.db'}"
     store = PresetStore(url)
     base = open_base("base", shop.base, "float32", lambda what, done, total: None).base
-    catalog = Catalog(store, base, policy=OPEN_POLICY)
+    catalog = Catalog(store, base, policy=OPEN_POLICY, location=str(shop.base))
     catalog.load()
     for name in ("math", "code"):
         shutil.copytree(shop.sources[name], folder / name)
@@ -203,16 +220,30 @@ def test_from_the_database(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFix
         assert largest < 1e-4
 
 
-def test_from_a_server(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The server tells recipe and folders; a folder that changed since is refused."""
+def test_from_a_server(
+    shop: Shop,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server, which the environment may name, tells recipe and folders, that of the base to
+    those who have its admin key; a folder that changed since is refused.
+    """
     engine = ScriptedEngine()
+    keys = {"api_key": ["secret"], "admin_key": ["root:admin"]}
     with catalog_of(shop, tmp_path) as (catalog, _):
         digest = catalog.preset("tutor").digest
-        with listening(make_app(engine, catalog, api_key=["secret"]), engine) as server:
-            options = ["--url", server.url, "--model", str(shop.base)]
+        with listening(make_app(engine, catalog, **keys), engine) as server:
+            monkeypatch.setenv("MERGESERVE_URL", server.url)
+            options = ["--as", "adapter"]
             assert main(["export", "tutor", str(tmp_path / "out"), *options]) == 1
             assert "key" in capsys.readouterr().err
-            options += ["--api-key", "secret", "--as", "adapter"]
+            with_key = [*options, "--api-key", "secret"]
+            assert main(["export", "tutor", str(tmp_path / "out"), *with_key]) == 1
+            assert "--admin-key" in capsys.readouterr().err
+            named = ["--url", server.url, "--model", str(shop.base)]
+            export(capsys, "tutor", tmp_path / "named", *named, *with_key)
+            monkeypatch.setenv("MERGESERVE_ADMIN_KEY", "root:admin")
             printed, largest = export(capsys, "tutor", tmp_path / "out", *options)
             assert digest in printed
             assert largest < 1e-4

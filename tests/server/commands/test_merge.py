@@ -413,17 +413,17 @@ def test_files_that_are_no_recipes(
         path.write_text(content)
         assert reason in refused(capsys, path, tmp_path / "out")
     said = refused(capsys, path, tmp_path / "out", "--model", str(models.base))
-    assert "x is neither" in said
-    assert "cannot be read" in refused(capsys, tmp_path / "none.yaml", tmp_path / "out")
+    assert "x is not there" in said
+    assert "no such file" in refused(capsys, tmp_path / "none.yaml", tmp_path / "out")
 
 
 def test_nothing_is_overwritten(
     models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder with files in it is refused before anything is read."""
+    """A folder with files in it is refused before anything is read, with all else that is wrong."""
     said = refused(capsys, tmp_path / "no recipe", models.base)
     assert "not empty" in said
-    assert "recipe" not in said
+    assert "no recipe: there is no such file" in said
 
 
 def test_values_that_are_not_finite_leave_nothing(

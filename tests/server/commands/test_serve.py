@@ -53,11 +53,14 @@ def test_garbage_collections_skip_what_stays(world: World, monkeypatch: pytest.M
     assert any(found is loaded for found in gc.get_objects())
 
 
-def test_port_that_is_taken(scripted: ScriptedEngine, caplog: pytest.LogCaptureFixture) -> None:
-    """A port that is taken ends the command with the reason."""
+def test_port_that_is_taken(
+    scripted: ScriptedEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port that is taken since the command line was looked at ends it with the reason."""
+    monkeypatch.setattr("server.commands.early._port", lambda host, port: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["serve", "tiny", "--port", str(port)]) == 1
+        assert main(["serve", "acme/tiny", "--port", str(port)]) == 1
     assert "address already in use" in caplog.text
 
 
@@ -70,7 +73,7 @@ def test_model_that_cannot_be_loaded(
         raise ModelLoadError("no config.json")
 
     monkeypatch.setattr("server.commands.serve.load", load)
-    assert main(["serve", "tiny", "--port", "0"]) == 1
+    assert main(["serve", "acme/tiny", "--port", "0"]) == 1
     assert "no config.json" in caplog.text
 
 
@@ -83,7 +86,7 @@ def test_signals_of_this_process(scripted: ScriptedEngine) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=terminate, daemon=True).start()
-    assert main(["serve", "tiny", "--port", "0"]) == 0
+    assert main(["serve", "acme/tiny", "--port", "0"]) == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
 
