@@ -12,7 +12,7 @@ from server.presets.ensembles import EnsembleMember
 from server.presets.jobs import RETRY_SECONDS
 from server.presets.resolved import Resolved
 from server.presets.resolver import Resolver
-from server.presets.served import Mode, Overrides, Served, ServedMember
+from server.presets.served import ChatDefaults, Mode, Overrides, Served, ServedMember
 from server.presets.snapshot import Snapshot
 from server.presets.variants import Variants
 from server.presets.weighing import Weighing
@@ -40,6 +40,10 @@ class Caller:
         UnprocessableError if they cannot be built.
         """
         return self._served(self._resolver.resolve(snapshot, model, overrides))
+
+    def chat_defaults(self, snapshot: Snapshot, model: str) -> ChatDefaults:
+        """How conversations with a model are written; no weights are asked for."""
+        return self._resolver.chat_defaults(snapshot, model)
 
     def other_mode(self, snapshot: Snapshot, served: Served) -> Served | None:
         """The same revision of a preset in its other mode, whatever callers may ask for; None
