@@ -12,7 +12,7 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A chat template, the special tokens that it may name, and the tokens that end an answer.
+    """A chat template, the special tokens that it names, and the tokens that end an answer.
 
     `template` None: the base's.
     """
@@ -37,10 +37,10 @@ class TemplateOptions:
 AS_THE_BASE: Final = TemplateOptions()
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """The special tokens that templates name, such as `eos_token`."""
+def special_tokens(tokenizer: PreTrainedTokenizerBase, template: str | None) -> dict[str, str]:
+    """The tokenizer's special tokens that a template names, such as `eos_token`."""
     named = tokenizer.special_tokens_map.items()
-    return {name: token for name, token in named if isinstance(token, str)}
+    return {k: v for k, v in named if isinstance(v, str) and k in (template or "")}
 
 
 def pick_template(

@@ -38,8 +38,9 @@ def _read(folder: Path, base: Tokenizer) -> tuple[Conversation | None, tuple[str
     ends, unknown = _in_base(stop_ids, tokenizer, base)
     if not ends or not (folder / "config.json").is_file():
         ends |= own.eos_token_ids
-    names = own.special_tokens if tokenizer is None else special_tokens(tokenizer)
-    conversation = Conversation(template or own.template, names, ends)
+    template = template or own.template
+    names = own.special_tokens if tokenizer is None else special_tokens(tokenizer, template)
+    conversation = Conversation(template, names, ends)
     is_same_text = conversation.template == own.template and names == own.special_tokens
     if is_same_text and ends == own.eos_token_ids and not unknown and problem is None:
         return None, ()
@@ -66,7 +67,7 @@ def _warnings(
     if own.template != base.conversation.template:
         differ.append("a chat template of its own")
     elif own.special_tokens != base.conversation.special_tokens:
-        differ.append("special tokens of its own, which the chat template may name")
+        differ.append("special tokens of its own, which the chat template names")
     if own.eos_token_ids != base.eos_token_ids:
         names = (_shown(i.eos_token_ids, base) for i in (own, base.conversation))
         differ.append("the stop tokens {}, where the base has {}".format(*names))

@@ -21,7 +21,7 @@ class TokenTexts:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> None:
-        """`num_tokens`: rows of the model's embedding, which may be more than the tokenizer has."""
+        """`num_tokens`: of the tokenizer or the model's embedding, whichever has more."""
         self._tokenizer = tokenizer
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._byte_by_char = {char: byte for byte, char in bytes_to_unicode().items()}

@@ -42,13 +42,15 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
         self._tokenizer = tokenizer
-        self._texts = TokenTexts(tokenizer, vocab_size)
+        self._texts = TokenTexts(tokenizer, max(vocab_size, len(tokenizer)))
         added = tokenizer.added_tokens_decoder.items()
         hidden = {index for index, token in added if token.special}
         self._special_ids = frozenset({*hidden, *tokenizer.all_special_ids})
         templates = chat_template or tokenizer.chat_template
         template, self.template_problem = pick_template(tokenizer, templates)
-        self.conversation = Conversation(template, special_tokens(tokenizer), eos_token_ids)
+        self.conversation = Conversation(
+            template, special_tokens(tokenizer, template), eos_token_ids
+        )
 
     def has_chat_template(self, conversation: Conversation | None = None) -> bool:
         """Whether chat messages can be turned into a prompt, in the way of that conversation."""
