@@ -45,6 +45,7 @@ from server.engine.memory import GIB, free_bytes
 from server.engine.model_files import Progress, model_folder
 from server.engine.options import EngineOptions
 from server.engine.probe import check_variant
+from server.engine.source_conversation import read_conversation
 from server.engine.tokenizer import TemplateError
 from server.errors import InvalidRequestError, ServiceError
 from server.held_store import hold_store
@@ -86,6 +87,7 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
         base_tensor=loaded.base_tensor,
         resident=loaded.weights,
         variants=variants,
+        read_conversation=partial(read_conversation, base=loaded.tokenizer),
         location=str(model),
         patience=PATIENCE,
     )

@@ -87,7 +87,7 @@ async def prepare(service: Service, body: CompareBody) -> Comparison:
         reference=lineup.reference,
         margin=body.margin,
         level=body.level,
-        seed=body.seed or 0,
+        seed=max(body.seed or 0, 0),  # -1 is none
         concurrency=body.concurrency,
         max_tokens=body.max_tokens,
         may_change=body.reference is None,

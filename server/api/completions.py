@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from server.api.generation import ChoiceOutput, ChoiceResult
-from server.api.logprobs import TextOffsets, completion_logprobs
+from server.api.logprobs import completion_logprobs
 from server.api.prompts import EncodedPrompt
 from server.api.responses import Answer, CompletionChoice, CompletionLogprobs, Envelope
+from server.api.token_places import TokenPlaces
 from server.engine.request import FinishReason, TokenLogprobs
 from server.engine.tokenizer import Tokenizer
 from server.presets.served import Served
@@ -34,18 +35,17 @@ class CompletionView:
         self._members = members
         self._echoes = [_echo(prompt, tokenizer) if echo else "" for prompt in prompts]
         self._num_choices = num_choices
-        offsets = [
-            _offsets(prompt, tokenizer) if echo and logprobs else TextOffsets()
-            for prompt in prompts
-            for _ in range(num_choices)
+        self._started = [False] * (len(prompts) * num_choices)
+        self._places = [
+            TokenPlaces(tokenizer, prompt.token_ids, text)
+            for prompt, text in zip(prompts, self._echoes, strict=True)
+            for _ in range(num_choices if logprobs else 0)
         ]
-        self._offsets = offsets
-        self._started = [False] * len(offsets)
 
     def whole(self, results: Sequence[ChoiceResult]) -> Answer:
         """The answer that is not streamed."""
         choices = [
-            self._choice(index, result.text, (*result.prompt, *result.tokens), result.finish_reason)
+            self._choice(index, result.text, result.prompt, result.tokens, result.finish_reason)
             for index, result in enumerate(results)
         ]
         return self.envelope.wrap(KIND, choices)
@@ -53,8 +53,8 @@ class CompletionView:
     def chunks(self, news: ChoiceOutput) -> list[Answer]:
         """The chunks that tell of one output."""
         output = news.output
-        tokens = (*(output.prompt or ()), *output.tokens)
-        choice = self._choice(news.index, output.text, tokens, output.finish_reason)
+        prompt = output.prompt or ()
+        choice = self._choice(news.index, output.text, prompt, output.tokens, output.finish_reason)
         return [self.envelope.wrap(KIND, [choice])]
 
     def empty_chunk(self) -> Answer:
@@ -65,6 +65,7 @@ class CompletionView:
         self,
         index: int,
         text: str,
+        prompt: Sequence[TokenLogprobs],
         tokens: Sequence[TokenLogprobs],
         finish_reason: FinishReason | None,
     ) -> CompletionChoice:
@@ -74,25 +75,20 @@ class CompletionView:
         return CompletionChoice(
             index=index,
             text=text,
-            logprobs=self._logprobs_of(index, tokens),
+            logprobs=self._logprobs_of(index, prompt, tokens),
             finish_reason=finish_reason,
         )
 
     def _logprobs_of(
-        self, index: int, tokens: Sequence[TokenLogprobs]
+        self, index: int, prompt: Sequence[TokenLogprobs], tokens: Sequence[TokenLogprobs]
     ) -> CompletionLogprobs | None:
         if not self._logprobs:
             return None
-        return completion_logprobs(tokens, self._tokenizer, self._offsets[index], self._members)
+        at = self._places[index]
+        places = [at.echoed(token.token_id) for token in prompt]
+        places += [at.generated(token.token_id) for token in tokens]
+        return completion_logprobs([*prompt, *tokens], self._tokenizer, places, self._members)
 
 
 def _echo(prompt: EncodedPrompt, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(prompt.token_ids) if prompt.text is None else prompt.text
-
-
-def _offsets(prompt: EncodedPrompt, tokenizer: Tokenizer) -> TextOffsets:
-    """Offsets into an echoed text, in which what the tokenizer put in front is not shown."""
-    if prompt.text is None:
-        return TextOffsets()
-    decoded = tokenizer.decode(prompt.token_ids)
-    return TextOffsets(len(prompt.text) - len(decoded) if decoded.endswith(prompt.text) else 0)

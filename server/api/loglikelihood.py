@@ -162,7 +162,7 @@ class _Shown:
     """How texts are shown: `with_first` the one token that nothing predicts too."""
 
     def __init__(self, tokenizer: Tokenizer, *, with_first: bool, num_top: int) -> None:
-        self._text_of = cache(tokenizer.token_text)  # for this answer: the same tokens come often
+        self._text_of = cache(tokenizer.token_name)  # for this answer: the same tokens come often
         self._with_first, self._num_top = with_first, num_top
 
     def score(self, index: int, text: GivenText, reader: LogprobsReader) -> Score:

@@ -1,6 +1,5 @@
 """Log-probabilities as OpenAI shows them: parallel lists for completions, entries for chat."""
 
-import codecs
 from collections.abc import Sequence
 
 from server.api.responses import (
@@ -11,6 +10,7 @@ from server.api.responses import (
     TokenLogprob,
     TopLogprob,
 )
+from server.api.token_places import Place
 from server.engine.request import TokenLogprobs
 from server.engine.tokenizer import Tokenizer
 
@@ -18,50 +18,44 @@ LOWEST = -9999.0
 """Stands for minus infinity, which JSON does not have; as in vLLM."""
 
 
-class TextOffsets:
-    """Where each token's text begins in the answer's text, in characters.
-
-    A token that begins inside a character has that character's offset. `start` is negative where
-    the first tokens stand for no text: what the tokenizer put in front of a prompt.
-    """
-
-    def __init__(self, start: int = 0) -> None:
-        self._position = start
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def advance(self, token: bytes) -> int:
-        """The offset of the next token."""
-        offset = max(self._position, 0)
-        self._position += len(self._decoder.decode(token))
-        return offset
-
-
 def completion_logprobs(
     tokens: Sequence[TokenLogprobs],
     tokenizer: Tokenizer,
-    offsets: TextOffsets,
+    places: Sequence[Place],
     members: Sequence[str] = (),
 ) -> CompletionLogprobs:
     """The parallel lists of `/v1/completions`, and those of each of the `members` by itself."""
     logprobs = CompletionLogprobs(
-        tokens=[tokenizer.token_text(token.token_id) for token in tokens],
+        tokens=[
+            tokenizer.token_name(token.token_id).removeprefix(place.cut)
+            for token, place in zip(tokens, places, strict=True)
+        ],
         token_logprobs=[_logprob(token) for token in tokens],
-        top_logprobs=[_alternatives(token, tokenizer) for token in tokens],
-        text_offset=[offsets.advance(tokenizer.token_bytes(token.token_id)) for token in tokens],
+        top_logprobs=_all_alternatives(tokens, tokenizer, places),
+        text_offset=[place.offset for place in places],
     )
     if members:
         logprobs.members = {
-            name: _member_lists([_of_member(token, index) for token in tokens], tokenizer)
+            name: _member_lists([_of_member(token, index) for token in tokens], tokenizer, places)
             for index, name in enumerate(members)
         }
     return logprobs
 
 
-def _member_lists(tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> MemberLogprobs:
+def _member_lists(
+    tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer, places: Sequence[Place]
+) -> MemberLogprobs:
     return MemberLogprobs(
         token_logprobs=[_logprob(token) for token in tokens],
-        top_logprobs=[_alternatives(token, tokenizer) for token in tokens],
+        top_logprobs=_all_alternatives(tokens, tokenizer, places),
     )
+
+
+def _all_alternatives(
+    tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer, places: Sequence[Place]
+) -> list[dict[str, float] | None]:
+    pairs = zip(tokens, places, strict=True)
+    return [_alternatives(token, tokenizer, place.cut) for token, place in pairs]
 
 
 def _of_member(token: TokenLogprobs, index: int) -> TokenLogprobs:
@@ -78,15 +72,25 @@ def finite(logprob: float) -> float:
     return max(logprob, LOWEST)
 
 
-def _alternatives(token: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float] | None:
-    """The most likely tokens and the chosen one by text; of equal texts the likelier counts."""
+def _alternatives(token: TokenLogprobs, tokenizer: Tokenizer, cut: str) -> dict[str, float] | None:
+    """The most likely tokens and the chosen one, each under a name of its own."""
     if token.logprob is None:
         return None
-    found: dict[str, float] = {}
-    for token_id, logprob in (*token.top, (token.token_id, token.logprob)):
-        text = tokenizer.token_text(token_id)
-        found[text] = max(finite(logprob), found.get(text, LOWEST))
-    return found
+    entries = (*token.top, (token.token_id, token.logprob))
+    names = _names([token.token_id, *(token_id for token_id, _ in token.top)], tokenizer, cut)
+    return {names[token_id]: finite(logprob) for token_id, logprob in entries}
+
+
+def _names(token_ids: Sequence[int], tokenizer: Tokenizer, cut: str) -> dict[int, str]:
+    """Names of alternatives where `cut` is not in the text, the first one's at any rate."""
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for token_id in dict.fromkeys(token_ids):
+        name = tokenizer.token_name(token_id)
+        free = (n for n in (name.removeprefix(cut), name) if n not in taken)
+        names[token_id] = next(free, f"token_id:{token_id}")
+        taken.add(names[token_id])
+    return names
 
 
 def chat_logprobs(

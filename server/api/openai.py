@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import JsonValue
 
 from server.api.answering import View, answer, answer_stream
@@ -21,7 +22,7 @@ from server.api.sampling import Limits, chat_sampling, completion_sampling
 from server.api.schemas import ChatBody, CompletionBody, GenerationBody
 from server.api.service import Service
 from server.errors import InvalidRequestError
-from server.presets.served import Served, ServedMember
+from server.presets.served import ChatDefaults, Served, ServedMember
 
 router = Router()
 
@@ -35,7 +36,9 @@ async def create_completion(
     """Continue one or more prompts."""
     _check_num_streams(service, len(body.prompt) * body.num_choices, "prompt")
 
-    async def encode(members: Sequence[ServedMember]) -> Sequence[EncodedPrompt]:
+    async def encode(
+        members: Sequence[ServedMember], chat: ChatDefaults
+    ) -> Sequence[EncodedPrompt]:
         return await encode_prompts(body.prompt, service.tokenizer, members)
 
     deadline = service.deadline()
@@ -69,8 +72,11 @@ async def create_chat_completion(
     """Answer a conversation."""
     _check_num_streams(service, body.num_choices, "n")
 
-    async def encode(members: Sequence[ServedMember]) -> Sequence[EncodedPrompt]:
-        return [await encode_messages(body.messages, service.tokenizer, members)]
+    async def encode(
+        members: Sequence[ServedMember], chat: ChatDefaults
+    ) -> Sequence[EncodedPrompt]:
+        options = body.template_options(chat)
+        return [await encode_messages(body.messages, service.tokenizer, members, options)]
 
     deadline = service.deadline()
     resolving = _resolve(service, body, encode, deadline)
@@ -101,15 +107,16 @@ def get_model(model_id: str, request: Request, service: ServiceDep) -> dict[str,
 async def _resolve(
     service: Service,
     body: GenerationBody,
-    encode: Callable[[Sequence[ServedMember]], Awaitable[Sequence[EncodedPrompt]]],
+    encode: Callable[[Sequence[ServedMember], ChatDefaults], Awaitable[Sequence[EncodedPrompt]]],
     deadline: Deadline,
 ) -> tuple[Served, Sequence[EncodedPrompt]]:
     """What the request is pinned to, and its prompts as the members of that read them."""
     overrides = body.overrides
     if overrides is None or overrides.auto is None:
         served = await service.resolve(body.model, overrides, deadline)
-        return served, await encode(served.members)
-    prompts = await encode(())
+        return served, await encode(served.members, served.chat)
+    chat = await run_in_threadpool(service.catalog.chat_defaults, body.model)
+    prompts = await encode((), chat)
     if len(prompts) > 1:
         raise InvalidRequestError(
             f"mergeserve.weights: are chosen by the prompt, and the request has {len(prompts)}: "
@@ -117,7 +124,7 @@ async def _resolve(
             param="mergeserve.weights",
         )
     served = await service.resolve_for(body.model, overrides, prompts[0], deadline)
-    return served, await encode(served.members)
+    return served, await encode(served.members, served.chat)
 
 
 async def _answer(

@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from server.api.fields import Prompt
 from server.api.sampling import check_token_ids
 from server.api.schemas import Message
+from server.engine.conversation import AS_THE_BASE, TemplateOptions
 from server.engine.tokenizer import Tokenizer
 from server.errors import InvalidRequestError
 
@@ -107,19 +108,10 @@ async def encode_messages(
     messages: Sequence[Message],
     tokenizer: Tokenizer,
     members: Sequence[PromptReader] = (),
-    *,
-    add_generation_prompt: bool = True,
-    continue_final_message: bool = False,
+    options: TemplateOptions = AS_THE_BASE,
 ) -> EncodedPrompt:
     """The same as `message_ids`, on a thread where that takes long."""
-    call = partial(
-        message_ids,
-        messages,
-        tokenizer,
-        members,
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-    )
+    call = partial(message_ids, messages, tokenizer, members, options)
     num_readers = 1 + sum(member.system is not None for member in members)
     if sum(len(message.content) for message in messages) * num_readers <= SHORT_TEXT:
         return call()
@@ -130,23 +122,14 @@ def message_ids(
     messages: Sequence[Message],
     tokenizer: Tokenizer,
     members: Sequence[PromptReader] = (),
-    *,
-    add_generation_prompt: bool = True,
-    continue_final_message: bool = False,
+    options: TemplateOptions = AS_THE_BASE,
 ) -> EncodedPrompt:
     """Token ids of a conversation. Raises TemplateError with the chat template's own message.
 
     A member with a system prompt of its own reads the conversation with that one: in place of its
     system messages, at the beginning; with none if it is empty.
     """
-    if not tokenizer.has_chat_template:
-        raise InvalidRequestError(
-            "this base has no chat template: use /v1/completions, or start the server with "
-            "--chat-template FILE",
-            param="messages",
-            code="no_chat_template",
-        )
-
+    _check_has_template(tokenizer, options)
     for member in members:
         if member.prompt is not None:
             raise InvalidRequestError(
@@ -157,13 +140,7 @@ def message_ids(
     own = {m.name: m.system for m in members if m.system is not None}
 
     def token_ids(messages: Sequence[dict[str, str]]) -> tuple[int, ...]:
-        return tuple(
-            tokenizer.apply_chat_template(
-                messages,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-            )
-        )
+        return tuple(tokenizer.apply_chat_template(messages, options))
 
     plain = [message.for_template() for message in messages]
     by_member = {name: token_ids(_with_system(plain, text)) for name, text in own.items()}
@@ -175,6 +152,19 @@ def message_ids(
             code="empty_prompt",
         )
     return encoded
+
+
+def _check_has_template(tokenizer: Tokenizer, options: TemplateOptions) -> None:
+    if tokenizer.has_chat_template(options.conversation):
+        return
+    why = "this base has no chat template"
+    if tokenizer.template_problem is not None:
+        why = f"this base's chat template cannot be used: {tokenizer.template_problem}"
+    raise InvalidRequestError(
+        f"{why}: use /v1/completions, or start the server with --chat-template FILE",
+        param="messages",
+        code="no_chat_template",
+    )
 
 
 def _with_system(messages: Sequence[dict[str, str]], system: str) -> list[dict[str, str]]:

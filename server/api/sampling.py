@@ -12,6 +12,8 @@ from server.presets.sampling_defaults import SamplingDefaults
 COMPLETION_MAX_TOKENS = 16
 Value = TypeVar("Value")
 
+NO_SEED = -1
+
 GREEDY_BELOW = 1e-5
 """Temperatures too small to divide by mean greedy, as in vLLM."""
 
@@ -109,7 +111,7 @@ def _sampling(
         stop_token_ids=stop_token_ids,
         ignore_eos=bool(body.ignore_eos),
         min_tokens=_min_tokens(body.min_tokens, defaults.min_tokens, max_tokens),
-        seed=body.seed if body.seed is not None else defaults.seed,
+        seed=_seed(body.seed, defaults.seed),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
         member_logprobs=body.members_top_k,
@@ -120,6 +122,12 @@ def _first(given: Value | None, default: Value | None, fallback: Value) -> Value
     if given is not None:
         return given
     return fallback if default is None else default
+
+
+def _seed(given: int | None, default: int | None) -> int | None:
+    """-1 is none, in words of clients that cannot leave a field out; as in vLLM."""
+    seed = _first(given, default, NO_SEED)
+    return None if seed == NO_SEED else seed
 
 
 def _min_tokens(given: int | None, default: int | None, max_tokens: int) -> int:

@@ -17,6 +17,8 @@ from server.api.fields import (
     neutral,
     refuse,
 )
+from server.api.neutral_fields import NeutralChatFields, NeutralCompletionFields
+from server.api.template_fields import TemplateFields
 from server.presets.ensemble_settings import Alpha, MemberName, MemberSettings, TemperatureOrder
 from server.presets.served import Auto, Overrides
 
@@ -32,6 +34,7 @@ class StreamOptions(Body):
 
     include_usage: bool | None = None
     include_obfuscation: Annotated[JsonValue, neutral(False)] = None
+    continuous_usage_stats: Annotated[JsonValue, neutral(False)] = None
 
 
 class Extension(Body):
@@ -104,7 +107,6 @@ class GenerationBody(SamplingBody):
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
     mergeserve: Extension | None = None
 
     @property
@@ -134,21 +136,19 @@ class GenerationBody(SamplingBody):
         return self
 
 
-class CompletionBody(GenerationBody):
+class CompletionBody(GenerationBody, NeutralCompletionFields):
     """`POST /v1/completions`."""
 
     prompt: Prompts
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
-    suffix: Annotated[JsonValue, neutral("")] = None
 
     @model_validator(mode="after")
     def _check_best_of(self) -> Self:
         if self.best_of not in (None, 1, self.num_choices):
-            refuse(
-                "best_of", f"is not supported: leave it out, or send n = {self.num_choices} or 1"
-            )
+            values = " or ".join(map(str, sorted({1, self.num_choices})))
+            refuse("best_of", f"is not supported: leave it out, or send {values} (n, or 1)")
         return self
 
     @model_validator(mode="after")
@@ -176,6 +176,9 @@ class Message(Body):
     tool_call_id: Annotated[JsonValue, neutral()] = None
     function_call: Annotated[JsonValue, neutral()] = None
     annotations: Annotated[JsonValue, neutral([])] = None
+    id: str | None = None  # of an answer that is sent back
+    reasoning: Annotated[JsonValue, neutral("")] = None
+    reasoning_content: Annotated[JsonValue, neutral("")] = None
 
     def for_template(self) -> dict[str, str]:
         """The message as chat templates expect it."""
@@ -186,7 +189,7 @@ class Message(Body):
 Messages = Annotated[list[Message], Field(min_length=1)]
 
 
-class ChatBody(GenerationBody):
+class ChatBody(GenerationBody, TemplateFields, NeutralChatFields):
     """`POST /v1/chat/completions`."""
 
     messages: Messages
@@ -194,26 +197,6 @@ class ChatBody(GenerationBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    audio: Annotated[JsonValue, neutral()] = None
-    function_call: Annotated[JsonValue, neutral("none", "auto")] = None
-    functions: Annotated[JsonValue, neutral([])] = None
-    metadata: Annotated[JsonValue, neutral({})] = None
-    modalities: Annotated[JsonValue, neutral(["text"])] = None
-    moderation: Annotated[JsonValue, neutral()] = None
-    parallel_tool_calls: Annotated[JsonValue, neutral(True, False)] = None
-    prediction: Annotated[JsonValue, neutral()] = None
-    prompt_cache_key: Annotated[JsonValue, neutral()] = None
-    prompt_cache_options: Annotated[JsonValue, neutral()] = None
-    prompt_cache_retention: Annotated[JsonValue, neutral("in_memory")] = None
-    reasoning_effort: Annotated[JsonValue, neutral("none")] = None
-    response_format: Annotated[JsonValue, neutral({"type": "text"})] = None
-    safety_identifier: Annotated[JsonValue, neutral()] = None
-    service_tier: Annotated[JsonValue, neutral("auto", "default")] = None
-    store: Annotated[JsonValue, neutral(False)] = None
-    tool_choice: Annotated[JsonValue, neutral("none", "auto")] = None
-    tools: Annotated[JsonValue, neutral([])] = None
-    verbosity: Annotated[JsonValue, neutral("medium")] = None
-    web_search_options: Annotated[JsonValue, neutral()] = None
 
     @property
     def token_limit(self) -> int | None:
@@ -240,16 +223,16 @@ class ChatBody(GenerationBody):
         return self
 
 
-class TokenizeBody(Body):
+class TokenizeBody(Body, TemplateFields):
     """`POST /tokenize`: of a text, or of a conversation."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     prompt: str | None = None
     messages: Messages | None = None
     add_special_tokens: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
     return_token_strs: bool | None = None
+    mm_processor_kwargs: Annotated[JsonValue, neutral({})] = None
+    tools: Annotated[JsonValue, neutral([])] = None
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:
@@ -257,11 +240,9 @@ class TokenizeBody(Body):
             refuse("prompt", "send either prompt, a string, or messages")
         if self.messages is not None and self.add_special_tokens:
             refuse("add_special_tokens", "does not apply to messages: their template adds them")
-        for name in ("add_generation_prompt", "continue_final_message"):
+        for name in ("add_generation_prompt", "continue_final_message", "chat_template_kwargs"):
             if self.prompt is not None and getattr(self, name):
                 refuse(name, "applies to messages, not to a prompt")
-        if self.add_generation_prompt and self.continue_final_message:
-            refuse("continue_final_message", "excludes add_generation_prompt: send one of them")
         return self
 
 

@@ -12,6 +12,7 @@ from server.api.prompts import encode_messages
 from server.api.sampling import check_token_ids
 from server.api.schemas import DetokenizeBody, TokenizeBody
 from server.api.service import Service
+from server.presets.served import ChatDefaults
 
 router = APIRouter()
 
@@ -22,8 +23,11 @@ async def tokenize(
 ) -> dict[str, JsonValue]:
     """The token ids that a prompt or a conversation becomes."""
     await _check_model(service, body.model)
-    token_ids = await _encode(service, body)
-    texts = [service.tokenizer.token_text(token_id) for token_id in token_ids]
+    chat = ChatDefaults()
+    if body.model is not None:
+        chat = await run_in_threadpool(service.catalog.chat_defaults, body.model)
+    token_ids = await _encode(service, body, chat)
+    texts = [service.tokenizer.token_name(token_id) for token_id in token_ids]
     return {
         "count": len(token_ids),
         "max_model_len": service.max_model_len,
@@ -42,7 +46,7 @@ async def detokenize(
     return {"prompt": await run_in_threadpool(service.tokenizer.decode, body.tokens)}
 
 
-async def _encode(service: Service, body: TokenizeBody) -> list[int]:
+async def _encode(service: Service, body: TokenizeBody, chat: ChatDefaults) -> list[int]:
     if body.messages is None:
         assert body.prompt is not None
         return await run_in_threadpool(
@@ -53,8 +57,7 @@ async def _encode(service: Service, body: TokenizeBody) -> list[int]:
     prompt = await encode_messages(
         body.messages,
         service.tokenizer,
-        add_generation_prompt=body.add_generation_prompt is not False,
-        continue_final_message=bool(body.continue_final_message),
+        options=body.template_options(chat),
     )
     return list(prompt.token_ids)
 

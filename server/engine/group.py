@@ -226,7 +226,7 @@ class Group:
         group.
         """
         may_stop = len(self.output_tokens) >= self.sampling.min_tokens
-        is_eos = token_id in eos_token_ids and not self.sampling.ignore_eos
+        is_eos = token_id in self.sampling.ends(eos_token_ids)
         is_stop = token_id in self.sampling.stop_token_ids
         if may_stop and (is_eos or is_stop):
             self.finish_reason, self.stop_reason = "stop", token_id if is_stop else None

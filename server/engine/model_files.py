@@ -1,5 +1,6 @@
 """The files of a model: found, and read as transformers' objects."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
+from server.engine.conversation import syntax_mistake
 from server.engine.errors import ModelLoadError
 from server.engine.location import local_folder
+from server.engine.stop_tokens import known_tokens, stop_tokens_in_files
 from server.engine.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done and how much there is (bytes, or 0 of 0
@@ -116,23 +121,34 @@ def check_loaded(
 
 
 def load_tokenizer(folder: Path, network: PreTrainedModel, chat_template: str | None) -> Tokenizer:
-    """The tokenizer of a model folder; stop tokens come from the model's generation config."""
+    """The tokenizer of a model folder; what ends an answer comes from it and from the configs."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{folder} has no tokenizer that can be loaded: {error}") from error
-    return Tokenizer(
+    if chat_template and (mistake := syntax_mistake(tokenizer, chat_template)):
+        raise ModelLoadError(f"the template of --chat-template {mistake}")
+    vocab_size = network.get_input_embeddings().weight.shape[0]
+    made = Tokenizer(
         tokenizer,
-        vocab_size=network.get_input_embeddings().weight.shape[0],
-        eos_token_ids=_eos_token_ids(network.generation_config, tokenizer.eos_token_id),
+        vocab_size=vocab_size,
+        eos_token_ids=known_tokens(_stop_tokens(folder, tokenizer), vocab_size, folder),
         chat_template=chat_template,
     )
+    if made.template_problem is not None:
+        logger.warning(
+            "%s: its chat template cannot be used, so conversations are refused: %s; give one with "
+            "--chat-template FILE",
+            folder,
+            made.template_problem,
+        )
+    return made
 
 
-def _eos_token_ids(config: GenerationConfig | None, fallback: int | None) -> frozenset[int]:
-    eos = config.eos_token_id if config is not None else None
-    if eos is None:
-        eos = fallback
-    if eos is None:
-        return frozenset()
-    return frozenset([eos] if isinstance(eos, int) else eos)
+def _stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """What the tokenizer and the configs call the end, together."""
+    own = tokenizer.eos_token_id
+    try:
+        return {*stop_tokens_in_files(folder), *(() if own is None else (own,))}
+    except ValueError as error:
+        raise ModelLoadError(str(error)) from error

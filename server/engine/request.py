@@ -27,7 +27,8 @@ class SamplingParams:
     tokens.
 
     `logprobs`, `prompt_logprobs` and, of each member by itself, `member_logprobs` are the number of
-    alternatives to report (0: the token's own only), None for none.
+    alternatives to report (0: the token's own only), None for none. `eos_token_ids` are the tokens
+    that end a text, None for those of the engine's model.
     """
 
     max_tokens: int = 16
@@ -47,6 +48,13 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     member_logprobs: int | None = None
+    eos_token_ids: frozenset[int] | None = None
+
+    def ends(self, eos_token_ids: frozenset[int]) -> frozenset[int]:
+        """The tokens that end the text beside `stop_token_ids`; `eos_token_ids` are the model's."""
+        if self.ignore_eos:
+            return frozenset()
+        return eos_token_ids if self.eos_token_ids is None else self.eos_token_ids
 
 
 @dataclass(frozen=True, slots=True)

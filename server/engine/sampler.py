@@ -60,8 +60,7 @@ def forbidden_tokens(group: Group, eos: frozenset[int]) -> frozenset[int]:
     sampling = group.sampling
     if len(group.output_tokens) >= sampling.min_tokens:
         return frozenset()
-    ends = frozenset(sampling.stop_token_ids)
-    return ends if sampling.ignore_eos else ends | eos
+    return frozenset(sampling.stop_token_ids) | sampling.ends(eos)
 
 
 def _apply_penalties(scores: torch.Tensor, group: Group, eos: frozenset[int]) -> None:

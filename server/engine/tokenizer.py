@@ -2,15 +2,19 @@
 errors as ours.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from jinja2 import TemplateError as JinjaTemplateError
 from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-INCOMPLETE = "�"
-BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
+from server.engine.conversation import (
+    AS_THE_BASE,
+    Conversation,
+    TemplateOptions,
+    pick_template,
+    special_tokens,
+)
+from server.engine.token_texts import TokenTexts, as_text, escaped
 
 
 class TemplateError(Exception):
@@ -18,7 +22,11 @@ class TemplateError(Exception):
 
 
 class Tokenizer:
-    """Text to token ids and back. Its methods may be called from any thread."""
+    """Text to token ids and back. Its methods may be called from any thread.
+
+    `conversation` is the base's, and `template_problem` says why it has no template that can be
+    used, though its files have one.
+    """
 
     def __init__(
         self,
@@ -34,13 +42,19 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.eos_token_ids = eos_token_ids
         self._tokenizer = tokenizer
-        self._chat_template = chat_template or tokenizer.chat_template
-        self._byte_by_char = {char: byte for byte, char in bytes_to_unicode().items()}
+        self._texts = TokenTexts(tokenizer, max(vocab_size, len(tokenizer)))
+        added = tokenizer.added_tokens_decoder.items()
+        hidden = {index for index, token in added if token.special}
+        self._special_ids = frozenset({*hidden, *tokenizer.all_special_ids})
+        templates = chat_template or tokenizer.chat_template
+        template, self.template_problem = pick_template(tokenizer, templates)
+        self.conversation = Conversation(
+            template, special_tokens(tokenizer, template), eos_token_ids
+        )
 
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether chat messages can be turned into a prompt."""
-        return self._chat_template is not None
+    def has_chat_template(self, conversation: Conversation | None = None) -> bool:
+        """Whether chat messages can be turned into a prompt, in the way of that conversation."""
+        return self._template(conversation) is not None
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`, with what the tokenizer adds by itself."""
@@ -63,37 +77,47 @@ class Tokenizer:
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, object]],
-        *,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
+        options: TemplateOptions = AS_THE_BASE,
     ) -> list[int]:
         """Token ids of a conversation. Raises `TemplateError` with the template's own message."""
+        own = options.conversation or self.conversation
         try:
             text = self._tokenizer.apply_chat_template(
                 list(messages),
-                chat_template=self._chat_template,
+                chat_template=self._template(own),
                 tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
+                add_generation_prompt=options.add_generation_prompt,
+                continue_final_message=options.continue_final_message,
+                **{**own.special_tokens, **options.variables},
             )
-        except (JinjaTemplateError, ValueError, TypeError) as error:
-            raise TemplateError(str(error)) from error
+        except Exception as error:  # a template is a program, and may fail in any way
+            own_words = isinstance(error, JinjaTemplateError | ValueError | TypeError)
+            raise TemplateError(str(error) if own_words else repr(error)) from error
         return self.encode(str(text), add_special_tokens=False)
 
+    def _template(self, conversation: Conversation | None) -> str | None:
+        own = None if conversation is None else conversation.template
+        return own or self.conversation.template
+
+    def ids_of(self, tokens: Iterable[str]) -> dict[str, int]:
+        """The ids of those tokens, written as the vocabulary does, that there are."""
+        vocabulary = self._tokenizer.get_vocab()
+        return {token: vocabulary[token] for token in tokens if token in vocabulary}
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is left out of the visible text."""
+        return token_id in self._special_ids
+
+    def token_name(self, token_id: int) -> str:
+        """The token's text, special ones included, or what stands for it: see `TokenTexts.name`."""
+        return self._texts.name(token_id)
+
     def token_text(self, token_id: int) -> str:
-        """Text of one token, special ones included; bytes that are no character of their own give
-        U+FFFD.
-        """
-        return self.decode([token_id])
+        """The token's text; one that is none, as OpenAI's chat shows it: `\\xe5`."""
+        raw = self.token_bytes(token_id)
+        text = as_text(raw)
+        return escaped(raw) if text is None else text
 
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes of one token, also where it is a piece of a character."""
-        text = self.token_text(token_id)
-        if INCOMPLETE not in text:
-            return text.encode()
-        piece = str(self._tokenizer.convert_ids_to_tokens(token_id))
-        if match := BYTE_FALLBACK.fullmatch(piece):  # SentencePiece: <0xE2>
-            return bytes.fromhex(match[1])
-        if all(char in self._byte_by_char for char in piece):  # byte-level BPE
-            return bytes(self._byte_by_char[char] for char in piece)
-        return text.encode()
+        return self._texts.raw(token_id)

@@ -14,7 +14,7 @@ from server.presets.jobs import RETRY_SECONDS
 from server.presets.names import BASE
 from server.presets.resolved import Resolved
 from server.presets.resolver import Resolver
-from server.presets.served import Mode, Overrides, Served, ServedMember
+from server.presets.served import ChatDefaults, Mode, Overrides, Served, ServedMember
 from server.presets.snapshot import Preset, Snapshot
 from server.presets.sources import Source
 from server.presets.variants import Variants
@@ -48,6 +48,10 @@ class Caller:
         if overrides.is_probe:
             self._variants.check_spare([member.plan for member in resolved.members])
         return self._served(resolved)
+
+    def chat_defaults(self, snapshot: Snapshot, model: str) -> ChatDefaults:
+        """How conversations with a model are written; no weights are asked for."""
+        return self._resolver.chat_defaults(snapshot, model)
 
     def other_mode(self, snapshot: Snapshot, served: Served) -> Served | None:
         """The same revision of a preset in its other mode, whatever callers may ask for; None

@@ -38,10 +38,10 @@ from server.presets.reader import Reader
 from server.presets.record import Edit, EditResult, ModelCard, PresetRecord, SourceCard
 from server.presets.resolver import Resolver
 from server.presets.seeding import seed
-from server.presets.served import Overrides, Served
+from server.presets.served import ChatDefaults, Overrides, Served
 from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.source_editor import SourceEditor
-from server.presets.sources import SourceRegistry
+from server.presets.sources import ReadConversation, SourceRegistry
 from server.presets.store import PresetStore
 from server.presets.tryouts import Tryouts
 from server.presets.variants import Variants
@@ -66,12 +66,13 @@ class Catalog:
         base_tensor: BaseTensor | None = None,
         resident: CheckpointWeights | None = None,
         variants: Variants | None = None,
+        read_conversation: ReadConversation = lambda folder: (None, ()),
         location: str = "",
         patience: float = 30.0,
     ) -> None:
         """`resident` are the base's own files, and `variants` builds from them; without these only
         blends of adapters can be served. `location`: the base's folder or hub id. `patience`:
-        seconds that a request waits for a build.
+        seconds that a request waits for a build. `read_conversation`: see `SourceRegistry`.
         """
         assert revisions_kept >= 1, "the newest revision is always kept"
         observer = observer or NullObserver()
@@ -87,6 +88,7 @@ class Catalog:
             base_tensor=base_tensor,
             contents=Contents(store.contents_folder),
             forget=self._planner.forget,
+            read_conversation=read_conversation,
         )
         self._origins = Origins(base, location, self._registry.folders)
         self._published = Published(base, self._registry, self._variants, observer)
@@ -120,14 +122,8 @@ class Catalog:
         builds that the last stop cut off.
         """
         with self._published.lock:
-            snapshot = load(
-                self._store,
-                self._registry,
-                self._planner,
-                self._kept,
-                self._members,
-                revisions_kept=self._revisions_kept,
-            )
+            parts = (self._store, self._registry, self._planner, self._kept, self._members)
+            snapshot = load(*parts, revisions_kept=self._revisions_kept)
             self._published.publish(snapshot.presets.values(), sources=snapshot.sources)
         for preset in snapshot.presets.values():
             if preset.record.state == "building":
@@ -181,6 +177,10 @@ class Catalog:
     def model(self, model_id: str, *, public: bool = False) -> ModelCard:
         """The card of one model string."""
         return self._models.card(self._snapshot, model_id, public=public)
+
+    def chat_defaults(self, model: str) -> ChatDefaults:
+        """How conversations with what a model string means now are written."""
+        return self._caller.chat_defaults(self._snapshot, model)
 
     def resolve(self, model: str, overrides: Overrides | None = None) -> Served:
         """What a model string means now; the request that asks is pinned to it.

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from merging.digest import canonical_json
 from merging.recipe import BASE, METHOD, Recipe
@@ -60,7 +69,21 @@ class PresetDocument(BaseModel):
     ensemble: EnsembleSettings = EnsembleSettings()
     overrides: OverrideLevel | None = None
     defaults: SamplingDefaults = SamplingDefaults()
+    conversation: str | None = None
     pinned: bool = False
+
+    @field_validator("conversation")
+    @classmethod
+    def _check_conversation(cls, name: str | None, info: ValidationInfo) -> str | None:
+        """Whose chat template and stop tokens count: those of the base, or of a source in use."""
+        known = {BASE, *info.data.get("sources", ()), info.data.get("base_model")} - {None}
+        if name is not None and name not in known:
+            raise PydanticCustomError(
+                "unknown_conversation",
+                "is whose chat template and stop tokens count, one of {known}",
+                {"known": ", ".join(sorted(known))},
+            )
+        return name
 
     def recipe(self) -> Recipe:
         """What decides the weights. Raises RecipeError with every reason."""
@@ -68,11 +91,13 @@ class PresetDocument(BaseModel):
 
     def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values; sampling defaults, a tokenizer_source and parts of the ensemble are
-        left out where they are not set.
+        left out where they are not set, and so is the conversation.
         """
         document: dict[str, JsonValue] = self.model_dump(mode="json")
         if self.tokenizer_source is None:
             del document["tokenizer_source"]
+        if self.conversation is None:
+            del document["conversation"]
         document["ensemble"] = self.ensemble.to_json()
         document["defaults"] = self.defaults.model_dump(mode="json", exclude_none=True)
         return document

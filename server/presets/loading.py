@@ -38,7 +38,8 @@ def load(
     variants are cold, and a revision that was still building does not serve yet.
     """
     at, stored_sources, heads = now(), store.sources(), store.heads()
-    sources = {source.name: _read(source, registry, planner, at) for source in stored_sources}
+    sources = {s.name: _read(s, registry, planner, at) for s in stored_sources}
+    sources = {name: _talking(s, registry) for name, s in sources.items()}
     older = partial(_older, store=store, kept=kept)
     presets = [
         _reserved(_planned(head, sources, planner, older, at), planner.base) for head in heads
@@ -84,6 +85,14 @@ def _read(stored: StoredSource, registry: SourceRegistry, planner: Planner, at: 
         logger.warning("the content of source %s changed in %s", stored.name, stored.path)
         source = replace(source, digest=content.digest, updated_at=at)
     return replace(source, content=content, plan=plan, warnings=warnings)
+
+
+def _talking(source: Source, registry: SourceRegistry) -> Source:
+    """The source with how it is talked to, if it can be used."""
+    if source.content is None:
+        return source
+    conversation, told = registry.read_conversation(source.path)
+    return replace(source, conversation=conversation, warnings=(*source.warnings, *told))
 
 
 def _planned(

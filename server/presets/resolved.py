@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from merging.blend import Blend
 from merging.plan import Plan
+from server.engine.conversation import Conversation
 from server.engine.variant import Variant
 from server.presets.ensembles import Ensemble, EnsembleMember
 from server.presets.sampling_defaults import SamplingDefaults
@@ -14,7 +15,8 @@ from server.presets.served import Mode, Served, ServedMember
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """A model string's plan, whose weights may have to be built yet, and its `ensemble` if it runs
-    as one. `weights` are those that were chosen for a prompt.
+    as one. `weights` are those that were chosen for a prompt, `conversation` is whose way of
+    writing conversations it has (None: the base's).
     """
 
     model: str
@@ -25,6 +27,7 @@ class Resolved:
     ensemble: Ensemble | None = None
     mode: Mode = "merge"
     weights: Mapping[str, float] | None = None
+    conversation: Conversation | None = None
 
     @property
     def label(self) -> str:
@@ -57,4 +60,5 @@ class Resolved:
             combination=None if ensemble is None else ensemble.combination,
             is_exact=ensemble is None or ensemble.is_exact,
             weights=self.weights,
+            conversation=self.conversation,
         )

@@ -9,6 +9,7 @@ from merging.methods import METHODS
 from merging.plan import Plan, base_plan
 from merging.recipe import BASE, Recipe
 from server.errors import InvalidRequestError
+from server.presets.conversations import conversation_of
 from server.presets.document import PresetDocument
 from server.presets.ensemble_settings import EnsembleSettings
 from server.presets.ensembles import Ensemble, EnsembleMember, EnsemblePlanner
@@ -27,7 +28,7 @@ from server.presets.permissions import Permissions
 from server.presets.planner import Planner, parse_recipe
 from server.presets.policy import Policy
 from server.presets.resolved import Resolved
-from server.presets.served import Mode, Overrides
+from server.presets.served import ChatDefaults, Mode, Overrides
 from server.presets.snapshot import Preset, Serving, Snapshot
 from server.presets.sources import Source
 from server.presets.weighing import Candidates
@@ -59,6 +60,18 @@ class Resolver:
             raise model_not_found(model, "The base has no revisions and no modes.")
         raise model_not_found(model, LIST_MODELS, [*snapshot.presets, *snapshot.sources])
 
+    def chat_defaults(self, snapshot: Snapshot, model: str) -> ChatDefaults:
+        """How conversations with a model are written, whatever its weights are."""
+        if is_base(model, self._planner.base):
+            return ChatDefaults()
+        parsed = parse_model_string(model)
+        if preset := snapshot.presets.get(parsed.name):
+            found = self._as_merge(snapshot, self._kept.serving(preset, parsed.revision), model)
+            return ChatDefaults(found.conversation, found.defaults.chat_template_kwargs or {})
+        if source := snapshot.sources.get(parsed.name):
+            return ChatDefaults(source.conversation)
+        raise model_not_found(model, LIST_MODELS)
+
     def candidates(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Candidates:
         """The sources of a preset among which a request's prompt is to choose.
 
@@ -85,8 +98,7 @@ class Resolver:
             mode = self._mode(document, asked_mode(parsed.mode, overrides))
             if mode == "merge":
                 check_only_merges(overrides)
-            resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
-            resolved = replace(resolved, mode=mode)
+            resolved = replace(self._as_merge(snapshot, serving, model), mode=mode)
         else:
             even = dict.fromkeys(names, 1.0 / len(names))
             resolved = self.resolve(snapshot, model, replace(chosen, weights=even))
@@ -106,7 +118,6 @@ class Resolver:
         mode = self._mode(document, asked_mode(parsed.mode, overrides))
         if mode == "ensemble":
             return self._as_ensemble(snapshot, serving, model, overrides)
-        resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
         check_only_merges(overrides)
         if overrides.weights:
             plan = self._reweighted(document, plan, overrides.weights)
@@ -114,7 +125,7 @@ class Resolver:
                 check = self._permissions
                 may_build = check.check_probe if overrides.is_probe else check.check_temporary
                 may_build(plan, "mergeserve.weights")
-        return replace(resolved, plan=plan)
+        return replace(self._as_merge(snapshot, serving, model), plan=plan)
 
     def in_mode(self, snapshot: Snapshot, preset: Preset, mode: Mode) -> Resolved:
         """What a preset serves in a mode, whatever callers may ask for."""
@@ -122,16 +133,24 @@ class Resolver:
         document = serving.stored.record.document
         if mode == "ensemble":
             return self._as_ensemble(snapshot, serving, document.name, Overrides())
+        return self._as_merge(snapshot, serving, document.name)
+
+    def _as_merge(self, snapshot: Snapshot, serving: Serving, model: str) -> Resolved:
+        document = serving.stored.record.document
         return Resolved(
-            document.name, serving.plan, document.name, serving.revision, document.defaults
+            model,
+            serving.plan,
+            document.name,
+            serving.revision,
+            document.defaults,
+            conversation=conversation_of(document, snapshot.sources),
         )
 
     def _as_ensemble(
         self, snapshot: Snapshot, serving: Serving, model: str, overrides: Overrides
     ) -> Resolved:
-        document, plan = serving.stored.record.document, serving.plan
         ensemble = self._ensemble(snapshot, serving, overrides)
-        resolved = Resolved(model, plan, document.name, serving.revision, document.defaults)
+        resolved = self._as_merge(snapshot, serving, model)
         return replace(resolved, mode="ensemble", ensemble=ensemble)
 
     def _mode(self, document: PresetDocument, asked: Mode | None) -> Mode:
@@ -198,7 +217,7 @@ class Resolver:
                 param="mergeserve.mode",
             )
         check_only_merges(overrides)
-        return Resolved(model, plan)
+        return Resolved(model, plan, conversation=source.conversation)
 
     def _base(self, snapshot: Snapshot, model: str, overrides: Overrides) -> Resolved:
         """The base, or an ensemble of the members that the request names."""

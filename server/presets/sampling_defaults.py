@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from server.presets.template_variables import TemplateVariables
+
 
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
@@ -18,7 +20,10 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class SamplingDefaults(BaseModel):
-    """Every field is optional; None leaves the choice to OpenAI's default."""
+    """Every field is optional; None leaves the choice to OpenAI's default.
+
+    A `seed` of -1 is none, as in a request.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -36,3 +41,4 @@ class SamplingDefaults(BaseModel):
     )
     stop_token_ids: Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    chat_template_kwargs: TemplateVariables | None = None

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import JsonValue
+
 from ensemble.rule import Rule, compile_rule
 from merging.blend import Blend
+from server.engine.conversation import Conversation
 from server.engine.variant import Variant
 from server.presets.ensemble_settings import MemberSettings, TemperatureOrder
 from server.presets.sampling_defaults import SamplingDefaults
@@ -55,6 +58,16 @@ class Combination:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatDefaults:
+    """How conversations with a model are written: whose way (None: the base's), and the variables
+    that its chat template gets where a request does not set them.
+    """
+
+    conversation: Conversation | None = None
+    variables: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """The weights and defaults that a request is pinned to: later edits cannot reach it.
 
@@ -63,7 +76,8 @@ class Served:
     one member; an ensemble those that its rule needs, and the `combination` that is made of them.
     `is_exact` says whether an ensemble's coefficients are those of the merge in every tensor.
     `weights` are those that were chosen for the request's prompt. `warnings` say why the answer may
-    be gibberish.
+    be gibberish. `conversation` is how its conversations are written and what ends its answers;
+    None: as those of the base.
     """
 
     model: str
@@ -78,6 +92,12 @@ class Served:
     is_exact: bool = True
     weights: Mapping[str, float] | None = None
     warnings: tuple[str, ...] = ()
+    conversation: Conversation | None = None
+
+    @property
+    def chat(self) -> ChatDefaults:
+        """How conversations with it are written."""
+        return ChatDefaults(self.conversation, self.defaults.chat_template_kwargs or {})
 
     @property
     def label(self) -> str:

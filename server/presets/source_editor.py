@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from merging.checkpoint import Progress
 from merging.errors import SourceError
+from server.engine.conversation import Conversation
 from server.errors import ConflictError, UnprocessableError
 from server.presets.contents import Content, is_unchanged
 from server.presets.database import StoreError
@@ -31,6 +32,15 @@ logger = logging.getLogger(__name__)
 
 NUM_ATTEMPTS = 3
 """A replacement that edits keep overtaking makes them wait after so many attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was found in a source's folder."""
+
+    content: Content
+    conversation: Conversation | None
+    warnings: tuple[str, ...]
 
 
 class SourceEditor:
@@ -63,12 +73,13 @@ class SourceEditor:
     def register(self, name: str, path: Path, progress: Progress | None = None) -> None:
         """Add a source under a free name."""
         self._published.check_free(name, kind="source")  # before the content is read, for nothing
-        content, warnings = self._read(name, path, progress)
+        read = self._read(name, path, progress)
         with self._published.lock:
             self._published.check_free(name, kind="source")
-            at = now()
+            content, at = read.content, now()
             plan = self._planner.plan_source(name, content)
-            source = Source(name, path, content.digest, content, plan, at, at, warnings=warnings)
+            source = Source(name, path, content.digest, content, plan, at, at)
+            source = replace(source, warnings=read.warnings, conversation=read.conversation)
             self._store_source(source, [], at)
             self._publish(source, [])
 
@@ -78,25 +89,24 @@ class SourceEditor:
         """Give a source's name another folder; returns the presets that got a new revision."""
         edit = cleaned(edit)
         existing_source(self._published.snapshot, name)
-        content, warnings = self._read(name, path, progress)
+        read = self._read(name, path, progress)
         revised = None
         for _ in range(NUM_ATTEMPTS):
-            revised = self._attempt(name, path, content, warnings, edit)
+            revised = self._attempt(name, path, read, edit)
             if revised is not None:
                 return revised
         with self._published.lock:
-            revised = self._attempt(name, path, content, warnings, edit)
+            revised = self._attempt(name, path, read, edit)
         assert revised is not None, "nobody else edits while this thread has the lock"
         return revised
 
-    def _attempt(
-        self, name: str, path: Path, content: Content, warnings: tuple[str, ...], edit: Edit
-    ) -> list[Preset] | None:
+    def _attempt(self, name: str, path: Path, read: _Read, edit: Edit) -> list[Preset] | None:
         """Replace a source; None if it, or a preset that uses it, was edited meanwhile."""
         snapshot = self._published.snapshot
         current = existing_source(snapshot, name)
-        if _is_current(current, content, path):
+        if _is_current(current, read, path):
             return []
+        content = read.content
         source = replace(
             current,
             path=path,
@@ -105,7 +115,8 @@ class SourceEditor:
             plan=self._planner.plan_source(name, content),
             updated_at=now(),
             reasons=(),
-            warnings=warnings,
+            warnings=read.warnings,
+            conversation=read.conversation,
         )
         phases = Phases()
         with ExitStack() as stack:
@@ -154,17 +165,18 @@ class SourceEditor:
             self._published.publish(sources=sources)
             self._prune()
 
-    def _read(
-        self, name: str, path: Path, progress: Progress | None
-    ) -> tuple[Content, tuple[str, ...]]:
+    def _read(self, name: str, path: Path, progress: Progress | None) -> _Read:
         try:
             content, warnings = self._registry.read(path, progress)
             self._registry.check_related(content)
-            return content, warnings
         except SourceError as error:
             raise UnprocessableError(
                 f"source {name!r} cannot be used: {error}", param="path", code="source_refused"
             ) from error
+        conversation, told = self._registry.read_conversation(path)
+        for warning in told:
+            logger.warning("source %s: %s", name, warning)
+        return _Read(content, conversation, (*warnings, *told))
 
     def _store_source(self, source: Source, followers: Sequence[Follower], at: datetime) -> None:
         assert source.content is not None, "what is stored was read"
@@ -189,8 +201,10 @@ class SourceEditor:
         self._published.publish([after for _, after in followers], sources=sources)
 
 
-def _is_current(source: Source, content: Content, path: Path) -> bool:
+def _is_current(source: Source, read: _Read, path: Path) -> bool:
+    content = read.content
     if source.content is None or source.path != path or not is_unchanged(source.content):
         return False
     same_base = recorded_base(source.content) == recorded_base(content)
-    return same_base and source.digest == content.digest
+    is_same = same_base and source.digest == content.digest
+    return is_same and source.conversation == read.conversation

@@ -19,11 +19,15 @@ from merging.errors import BaseMismatchError, SourceError
 from merging.plan import Plan
 from merging.relation import relate
 from merging.source import Kind
+from server.engine.conversation import Conversation
 from server.presets.contents import Content, Contents, check_unchanged, is_adapter, is_unchanged
 from server.presets.doubts import Doubts, relation_doubt
 from server.presets.source_folders import SourceFolders
 
 logger = logging.getLogger(__name__)
+
+ReadConversation = Callable[[Path], tuple[Conversation | None, tuple[str, ...]]]
+"""Reads how a source's folder wants to be talked to (None: as the base), with warnings."""
 
 NUM_RETIRED = 8
 """Contents kept in memory after their name got another: old revisions may still be called."""
@@ -33,7 +37,8 @@ NUM_RETIRED = 8
 class Source:
     """A registered source. Without a `content` it cannot be used, for the `reasons`.
 
-    `plan` is the source alone (an adapter at weight 1), for those who call it by its name.
+    `plan` is the source alone (an adapter at weight 1), for those who call it by its name, and
+    `conversation` how it is talked to then (None: as the base is).
     """
 
     name: str
@@ -45,6 +50,7 @@ class Source:
     updated_at: datetime
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    conversation: Conversation | None = None
 
 
 class SourceRegistry:
@@ -56,7 +62,8 @@ class SourceRegistry:
     `source_dirs` are the only folders from which sources may be registered over HTTP. `resident`
     are the base's own files, which checkpoints are compared with. `base_tensor` looks up the base's
     own tensors, for adapters that hold copies of them. `forget` is told the digest of each content
-    that leaves the memory, or is held by another object from now on.
+    that leaves the memory, or is held by another object from now on. `read_conversation` finds
+    out how a source is talked to; without it all are talked to as the base is.
     """
 
     def __init__(
@@ -70,10 +77,12 @@ class SourceRegistry:
         contents: Contents | None = None,
         forget: Callable[[str], None] = lambda digest: None,
         doubts: Doubts | None = None,
+        read_conversation: ReadConversation = lambda folder: (None, ()),
     ) -> None:
         self.contents = contents or Contents(None)
         self.folders = SourceFolders(source_dirs)
         self.doubts = doubts or Doubts(base)
+        self.read_conversation = read_conversation
         self._forget = forget
         self._current: frozenset[str] = frozenset()
         self._base = base

@@ -32,6 +32,7 @@ class Candidates:
             defaults=preset.defaults,
             mode=preset.mode,
             weights=weights,
+            conversation=preset.conversation,
         )
 
 

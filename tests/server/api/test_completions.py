@@ -110,8 +110,17 @@ def test_choices_without_a_seed_share_a_random_one(api: Harness) -> None:
 
 def test_negative_seed_is_usable(api: Harness) -> None:
     """A negative seed reaches the engine as it is: a group takes seeds modulo 2^64."""
-    assert api.complete(seed=-1).status_code == 200
-    assert api.engine.requests[0].sampling.seed == -1
+    assert api.complete(seed=-2).status_code == 200
+    assert api.engine.requests[0].sampling.seed == -2
+
+
+def test_seed_minus_one_is_none(api: Harness) -> None:
+    """Clients that cannot leave the seed out send -1: each request then draws its own."""
+    for _ in range(2):
+        api.complete(seed=-1)
+    first, second = (request.sampling.seed for request in api.engine.requests)
+    assert first != second
+    assert -1 not in (first, second)
 
 
 def test_request_is_labelled_for_metrics(api: Harness) -> None:
@@ -177,13 +186,14 @@ def test_echo_without_generation(api: Harness) -> None:
     assert body["usage"]["completion_tokens"] == 0
 
 
-def test_alternatives_of_equal_text_keep_the_likelier(api: Harness) -> None:
-    """When two alternatives decode to the same string, the larger value is reported."""
-    half = ids("é")  # each of its two bytes alone is the replacement character
+def test_alternatives_that_are_no_text_are_told_apart(api: Harness) -> None:
+    """Pieces of characters are entries of their own, in OpenAI's form."""
+    half = ids("é")
     token = TokenLogprobs(half[0], -3.0, ((half[1], -0.1), (half[0], -3.0)))
     api.engine.script = lambda request: [Output("?", (token,), finish_reason="length")]
-    body = api.complete(logprobs=2).json()
-    assert body["choices"][0]["logprobs"]["top_logprobs"] == [{"�": -0.1}]
+    logprobs = api.complete(logprobs=2).json()["choices"][0]["logprobs"]
+    assert logprobs["top_logprobs"] == [{"bytes:\\xa9": -0.1, "bytes:\\xc3": -3.0}]
+    assert logprobs["tokens"] == ["bytes:\\xc3"]
 
 
 def test_minus_infinity_is_written_as_a_number(api: Harness) -> None:

@@ -145,7 +145,7 @@ def test_failing_choice_frees_the_others(api: Harness) -> None:
 def test_bug_inside_a_stream_is_not_shown(api: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake of ours inside a stream is a frame without details."""
     service = api.app.state.lifecycle.service
-    monkeypatch.setattr(service.tokenizer, "token_text", None)
+    monkeypatch.setattr(service.tokenizer, "token_name", None)
     api.engine.script = lambda request: [piece("a"), piece("b", "stop")]
     error = chunks(api.complete(stream=True, logprobs=1).text)[-1]["error"]
     assert error["code"] == "internal_error"
