@@ -39,7 +39,7 @@ p { margin: .2rem 0 .6rem; color: var(--faint); max-width: 46rem; }
 svg { display: block; font: 11px system-ui, sans-serif; fill: var(--faint); }
 .frame { fill: var(--empty); } .none { fill: transparent; stroke: var(--line); }
 .plus { fill: var(--plus); } .minus { fill: var(--minus); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1.1rem .25rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } ul { padding-left: 1.2rem; max-width: 46rem; }
 code { font-size: .9em; overflow-wrap: anywhere; }
@@ -195,9 +195,8 @@ def _summary(diagnosis: Diagnosis) -> str:
     names = shown([source.name for source in total.sources], limit=20)
     return (
         f"<p>{total.num_elements:,} weights of {len(diagnosis.groups)} groups, merged from "
-        f"{escape(names)}. The merge changes the base by {number(total.relative_change)} of its "
-        "norm.</p><table><tr><th>source</th><th>norm / base</th><th>cosine with the merge</th>"
-        f"<th>contribution</th></tr>{rows}</table>"
+        f"{escape(names)}.</p><table><tr><th>source</th><th>norm / base</th>"
+        f"<th>cosine with the merge</th><th>contribution</th></tr>{rows}</table>"
     )
 
 
