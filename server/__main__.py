@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from server.commands.compare_arguments import add_compare_command
-from server.commands.early import MistakesError
-from server.commands.failure import fail
+from server.commands.failure import MistakesError, fail
 from server.commands.offline_arguments import add_offline_commands
 from server.commands.parser import CommandParser
 from server.commands.presets_arguments import add_presets_commands

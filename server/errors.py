@@ -7,16 +7,25 @@ Raised below the API too, where they are plain exceptions: nothing here knows HT
 class ServiceError(Exception):
     """A request that cannot be served.
 
-    `param` names the offending field, `code` is machine-readable.
+    `param` names the offending field, `code` is machine-readable. `logged` is what the log may hold
+    of the message, which may quote what a caller said.
     """
 
     status = 500
     type = "server_error"
     code: str | None = None
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        logged: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.logged = message if logged is None else logged
         self.param = param
         self.code = code or type(self).code
 

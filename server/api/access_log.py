@@ -19,6 +19,11 @@ REQUEST_ID = "X-Request-Id"
 CLIENT_CLOSED = 499
 """Status in the log of a request whose client went away before it was answered; as in nginx."""
 
+SHOWN = ("preset", "mode", "key", "request_id")
+"""Fields that a line of text has beside method, path, status and seconds."""
+
+MAX_REASON = 300  # characters
+
 QUIET_PATHS = OPEN_PATHS | {METRICS_PATH}
 
 
@@ -71,20 +76,38 @@ class _Entry:
         method, path = self._scope["method"], self._scope["path"]
         route = getattr(self._scope.get("route"), "path", "unmatched")
         metrics.http_request(_known_method(method), route, self._status)
-        key = self._scope.get("state", {}).get("key")
+        state = self._scope.get("state", {})
+        key = state.get("key")
         fields = {
             "method": method,
             "path": quote(path),
             "status": self._status,
             "seconds": round(time.perf_counter() - self._started, 4),
-            "preset": self._preset,
+            "preset": state.get("preset") or self._preset,
+            "mode": state.get("mode"),
             "key": key.name if key is not None else None,
             "request_id": self._request_id,
         }
-        shown = [f"{name}={fields[name]}" for name in ("preset", "key") if fields[name]]
+        reason = state.get("reason") if self._status >= 400 else None
+        shown = [f"{name}={fields[name]}" for name in SHOWN if fields[name]]
         text = " ".join([f"{method} {quote(path)} {self._status} {fields['seconds']:.3f}s", *shown])
-        level = logging.DEBUG if path in QUIET_PATHS else logging.INFO
-        logger.log(level, "%s", text, extra=fields)
+        if reason is not None:
+            fields["reason"] = _one_line(reason)
+            text += f": {fields['reason']}"
+        logger.log(_level(path, self._status), "%s", text, extra=fields)
+
+
+def _level(path: str, status: int) -> int:
+    if path in QUIET_PATHS:
+        return logging.DEBUG
+    return logging.WARNING if status >= 500 else logging.INFO
+
+
+def _one_line(reason: str) -> str:
+    """Without the value that it was given, which is the caller's business."""
+    text = " ".join(reason.partition(", got ")[0].split())
+    text = "".join(character for character in text if character.isprintable())
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
 
 
 def _known_method(method: str) -> str:

@@ -40,12 +40,18 @@ def preset_headers(served: Served) -> dict[str, str]:
     return {PRESET_HEADER: quote(served.label, safe="@/:+ ")}
 
 
+def note_served(request: Request, served: Served) -> None:
+    """Tell the log of an ensemble, which the preset's name does not."""
+    request.state.mode = "ensemble" if served.mode == "ensemble" else None
+
+
 async def answer(request: Request, generation: Generation, view: View) -> Response:
     """The whole answer. A client that goes away ends its generation."""
     try:
         results = await unless_disconnected(request.receive, generation.collect())
     finally:
         generation.cancel()
+    note_served(request, view.envelope.served)
     whole = view.whole(results)
     whole.usage = generation.usage()
     whole.mergeserve = view.envelope.provenance
@@ -61,6 +67,7 @@ async def answer_stream(
     except BaseException:
         generation.cancel()
         raise
+    note_served(request, view.envelope.served)
     frames = _frames(first, generation, view, include_usage)
     return EventStream(frames, generation.cancel, preset_headers(view.envelope.served))
 

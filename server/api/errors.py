@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 EXCERPT_LEN = 80
+MAX_REPORTED = 8
 
 
 class MethodNotAllowedError(ServiceError):
@@ -65,6 +67,19 @@ def error_body(error: ServiceError) -> ErrorBody:
     return ErrorBody(error=detail)
 
 
+class ErrorResponse(Response):
+    """The answer that tells of an error, which leaves its reason for the log in the scope."""
+
+    def __init__(self, *arguments: Any, logged: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._logged = logged
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        scope.setdefault("state", {})["reason"] = self._logged
+        await super().__call__(scope, receive, send)
+
+
 def error_response(error: ServiceError, headers: Mapping[str, str] | None = None) -> Response:
     """The response that tells a caller of `error`."""
     all_headers = dict(headers or {})
@@ -72,8 +87,9 @@ def error_response(error: ServiceError, headers: Mapping[str, str] | None = None
         all_headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         all_headers["WWW-Authenticate"] = "Bearer"
-    return Response(
+    return ErrorResponse(
         error_body(error).model_dump_json(ensure_ascii=True),
+        logged=error.logged,
         status_code=error.status,
         headers=all_headers,
         media_type="application/json",
@@ -89,12 +105,14 @@ def validation_error(details: Sequence[ErrorDetails]) -> InvalidRequestError:
     """One error that names every field that is wrong, with its value."""
     assert details
     paths = [field_path(detail["loc"]) or _blamed(detail) for detail in details]
-    messages = [
-        f"{path or 'the body'}: {_reason(detail)}"
-        for path, detail in zip(paths, details, strict=True)
-    ]
+    reported = list(zip(paths, details, strict=True))[:MAX_REPORTED]
+    reasons = [f"{path or 'the body'}: {_reason(detail)}" for path, detail in reported]
+    values = [_got(detail) for _, detail in reported]
     return InvalidRequestError(
-        "; ".join(messages[:8]), param=paths[0] or None, code=_code(details[0])
+        "; ".join(f"{reason}{got}" for reason, got in zip(reasons, values, strict=True)),
+        param=paths[0] or None,
+        code=_code(details[0]),
+        logged="; ".join(reasons),
     )
 
 
@@ -128,8 +146,14 @@ def _reason(detail: ErrorDetails) -> str:
         return "is missing"
     if kind in ("json_invalid", "unsupported", "refused"):
         return detail["msg"]
-    message = detail["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"{message}, got {excerpt(detail['input'])}"
+    return detail["msg"].removeprefix("Input ").removeprefix("Value error, ")
+
+
+def _got(detail: ErrorDetails) -> str:
+    """The value, where the reason does not tell all."""
+    if detail["type"] in ("extra_forbidden", "missing", "json_invalid", "unsupported", "refused"):
+        return ""
+    return f", got {excerpt(detail['input'])}"
 
 
 def _code(detail: ErrorDetails) -> str:
@@ -152,7 +176,8 @@ async def on_service_error(request: Request, error: Exception) -> Response:
 async def on_template_error(request: Request, error: Exception) -> Response:
     """Answer messages that the chat template refuses."""
     message = f"the chat template refuses these messages: {error}"
-    return error_response(InvalidRequestError(message, param="messages"))
+    logged = "the chat template refuses these messages"
+    return error_response(InvalidRequestError(message, param="messages", logged=logged))
 
 
 async def on_invalid_parameters(request: Request, error: Exception) -> Response:

@@ -48,7 +48,7 @@ async def create_preset(
         record, explanation = await service.edit(service.catalog.validate, document, edit=edit)
         return JSONResponse({**record.to_json(), "dry_run": True, "explain": explanation})
     record = await service.edit(service.catalog.create, document, edit=edit)
-    return _edited(EditResult(record, created=True, changed=True), edit)
+    return _edited(request, EditResult(record, created=True, changed=True), edit)
 
 
 @router.get("/{name}", dependencies=[Depends(only_query("revision", "format"))])
@@ -74,7 +74,7 @@ async def put_preset(request: Request, name: str, service: ServiceDep, edit: Edi
     """Create a preset or replace its document."""
     document = await read_document(request, service.catalog, name)
     result = await service.edit(service.catalog.replace, name, document, edit=edit)
-    return _edited(result, edit)
+    return _edited(request, result, edit)
 
 
 @router.patch("/{name}", dependencies=[Depends(only_query("message"))])
@@ -82,7 +82,7 @@ async def patch_preset(request: Request, name: str, service: ServiceDep, edit: E
     """Apply a JSON merge patch (RFC 7396)."""
     patch = await read_json(request, (MERGE_PATCH, JSON))
     result = await service.edit(service.catalog.patch, name, patch, edit=edit)
-    return _edited(result, edit)
+    return _edited(request, result, edit)
 
 
 @router.delete("/{name}", dependencies=[Depends(only_query("message"))])
@@ -100,6 +100,7 @@ def list_revisions(name: str, service: ServiceDep) -> dict[str, JsonValue]:
 
 @router.post("/{name}/rollback", dependencies=[Depends(only_query("message"))])
 async def roll_back(
+    request: Request,
     name: str,
     service: ServiceDep,
     edit: EditDep,
@@ -108,7 +109,7 @@ async def roll_back(
     """Make a new revision of what an old one was."""
     edit = replace(edit, message=edit.message or f"rolled back to {body.revision}")
     result = await service.edit(service.catalog.rollback, name, body.revision, edit=edit)
-    return _edited(result, edit)
+    return _edited(request, result, edit)
 
 
 @router.get("/{name}/explain", dependencies=[Depends(only_query("revision", "interference"))])
@@ -139,8 +140,9 @@ def _mergekit(request: Request, config: dict[str, JsonValue], revision: int) -> 
     return JSONResponse(config, headers=headers)
 
 
-def _edited(result: EditResult, edit: Edit) -> Response:
+def _edited(request: Request, result: EditResult, edit: Edit) -> Response:
     """201 for what is new, 202 for what was asked to be answered at once, else 200."""
+    request.state.preset = result.record.label
     headers = {}
     if result.created:
         headers["Location"] = f"/v1/presets/{result.record.name}"

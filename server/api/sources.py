@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Response
+from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, JsonValue
 
@@ -60,6 +60,7 @@ def get_source(name: str, service: ServiceDep) -> dict[str, JsonValue]:
 
 @router.put("/{name}", dependencies=[Depends(only_query("message")), Depends(no_conditions)])
 async def replace_source(
+    request: Request,
     name: str,
     service: ServiceDep,
     edit: EditDep,
@@ -73,6 +74,7 @@ async def replace_source(
         )
     card, records = await service.edit(service.catalog.replace_source, name, body.path, edit=edit)
     card = await _tried(service, card)
+    request.state.preset = ",".join(record.label for record in records)
     revisions: list[JsonValue] = [
         {"name": record.name, "revision": record.revision} for record in records
     ]

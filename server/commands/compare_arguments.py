@@ -3,21 +3,26 @@
 import argparse
 from pathlib import Path
 
-from server.commands.early import check_compare
 from server.commands.http_client import add_server_arguments
-from server.commands.parser import Commands
+from server.commands.parser import CommandParser, Commands
 
 
 def add_compare_command(commands: Commands) -> None:
     """Add `compare`."""
-    compare = commands.add_parser(
+    commands.add_parser(
         "compare",
         help="compare a preset with its parts, or candidates, on prompts",
         about="Compare a preset with its parts, or candidates with a reference, on prompts.",
         example="mergeserve compare tutor --prompts held_out.jsonl --scorer exact --html r.html\n"
         "mergeserve compare tutor --prompts held_out.jsonl --candidate tutor,math=0.8,code=0.2",
         usage="%(prog)s PRESET --prompts FILE.jsonl [options]",
+        fill=_fill,
     )
+
+
+def _fill(compare: CommandParser) -> None:
+    from server.commands.early import check_compare
+
     compare.set_defaults(check=check_compare)
     compare.add_argument(
         "preset",

@@ -7,27 +7,21 @@ What takes longer to see is the command's own to say.
 import argparse
 import errno
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from merging.errors import OutputError
 from merging.output_folder import check_target
-from server.commands.arguments import given_settings
+from server.commands.failure import MistakesError
 from server.engine.errors import ModelLoadError
 from server.engine.location import local_folder
-from server.settings import Settings, SettingsError
-from server.settings_loading import load_settings
+
+if TYPE_CHECKING:
+    from server.settings import Settings
 
 ADAPTER_CONFIG = "adapter_config.json"
 USAGE_ERROR = 2
-
-
-class MistakesError(Exception):
-    """A command that cannot work, and the exit code that says so."""
-
-    def __init__(self, reasons: Sequence[str], code: int = 1) -> None:
-        super().__init__("; ".join(reasons))
-        self.reasons, self.code = tuple(reasons), code
 
 
 def check_serve(arguments: argparse.Namespace) -> None:
@@ -80,7 +74,12 @@ def _check(reasons: Iterable[str | None]) -> None:
         raise MistakesError(found)
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
+def _settings(arguments: argparse.Namespace) -> "Settings":
+    # Imported here: it takes longer than all that the other commands check.
+    from server.commands.arguments import given_settings
+    from server.settings import SettingsError
+    from server.settings_loading import load_settings
+
     try:
         settings = load_settings(given_settings(arguments))
     except (SettingsError, ValueError) as error:
@@ -90,7 +89,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return settings
 
 
-def _sources(settings: Settings) -> list[str | None]:
+def _sources(settings: "Settings") -> list[str | None]:
     return [_named(spec.name, spec.location) for spec in settings.source]
 
 

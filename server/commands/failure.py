@@ -1,9 +1,17 @@
 """How a command says why it failed."""
 
 import sys
+from collections.abc import Sequence
 
 from merging.errors import MergingError
-from server.commands.early import MistakesError
+
+
+class MistakesError(Exception):
+    """A command that cannot work, and the exit code that says so."""
+
+    def __init__(self, reasons: Sequence[str], code: int = 1) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons, self.code = tuple(reasons), code
 
 
 def fail(command: str, error: Exception) -> int:

@@ -1,123 +1,36 @@
 """`mergeserve inspect`: what a folder is and what would be done with it, or what a merge does."""
 
 import argparse
-import os
-from dataclasses import replace
 from pathlib import Path
 
-from merging.checkpoint import checkpoint_digest
-from merging.checkpoint_fit import under_model_names
-from merging.checkpoint_weights import open_checkpoint
-from merging.diagnosis import Diagnosis, GroupFigures
-from merging.errors import MergingError, OutputError, SourceError
-from merging.plan_diagnosis import diagnose_plan
+from merging.errors import MergingError
 from server.commands.failure import fail
-from server.commands.logs import configure_logging
-from server.commands.progress import ProgressReporter
-from server.commands.table import table
+from server.commands.waiting import waiting
 from server.engine.errors import EngineError
-from server.engine.loading import describe_base
-from server.engine.model_files import model_folder
-from server.inspection import inspect_folder, records_base
-from server.offline.heat_map import number, page
-from server.offline.opening import OpenMerge, open_recipe
-from server.offline.recipe_file import read_recipe_file
+from server.inspection import inspect_folder
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report."""
     try:
-        if arguments.recipe is None:
-            print(_inspect_folder(Path(arguments.folder), arguments))
+        if arguments.recipe is not None:
+            # Imported here, as below: transformers takes seconds, and an adapter alone needs none.
+            from server.commands.inspect_recipe import print_report
+
+            print_report(arguments)
+        elif arguments.model is None:
+            print(inspect_folder(Path(arguments.folder), None))
         else:
-            _inspect_recipe(arguments)
+            print(_against_base(Path(arguments.folder), arguments))
     except (MergingError, EngineError) as error:
         return fail("inspect", error)
     return 0
 
 
-def _inspect_folder(folder: Path, arguments: argparse.Namespace) -> str:
-    if arguments.html is not None or arguments.source:
-        raise OutputError("--html and --source go with --recipe")
-    if not folder.is_dir():
-        raise SourceError(f"{folder} is not a folder")
-    if arguments.model is None:
-        return inspect_folder(folder, None)
-    base_folder = model_folder(arguments.model, lambda what, done, total: None)
-    base = describe_base(arguments.model)
-    if records_base(folder):
-        base = replace(base, digest=checkpoint_digest(base_folder))
-    return inspect_folder(
-        folder,
-        base,
-        resident=lambda: under_model_names(open_checkpoint(base_folder), base),
-        allow_base_mismatch=arguments.allow_base_mismatch,
-    )
+def _against_base(folder: Path, arguments: argparse.Namespace) -> str:
+    with waiting(f"reading {arguments.model}"):
+        from server.commands.inspect_source import inspect_against
 
-
-def _inspect_recipe(arguments: argparse.Namespace) -> None:
-    configure_logging("text")
-    progress = ProgressReporter()
-    try:
-        merge = open_recipe(
-            read_recipe_file(arguments.recipe),
-            model=arguments.model,
-            given=dict(arguments.source),
-            seed=None,
-            dtype=None,
-            allow_base_mismatch=arguments.allow_base_mismatch,
-            progress=progress,
+        return inspect_against(
+            folder, arguments.model, allow_base_mismatch=arguments.allow_base_mismatch
         )
-        diagnosis = diagnose_plan(
-            merge.plan,
-            merge.base.weights,
-            progress=lambda done, total: progress("comparing deltas", done, total),
-        )
-    finally:
-        progress.close()
-    print(_report(merge, diagnosis))
-    if arguments.html is not None:
-        _write(arguments.html, merge, diagnosis)
-        print(f"\nheat maps: {arguments.html}")
-
-
-def _write(path: Path, merge: OpenMerge, diagnosis: Diagnosis) -> None:
-    title = f"{merge.recipe.method} of {', '.join(merge.spellings.values()) or 'the base'}"
-    text = page(diagnosis, title=title, subtitle=merge.plan.digest)
-    try:
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(text, "utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _report(merge: OpenMerge, diagnosis: Diagnosis) -> str:
-    """What the merge is, and a line for every group of tensors."""
-    plan = merge.plan
-    lines = [
-        f"path      {plan.path}: {plan.reason}",
-        f"digest    {plan.digest}",
-        *(f"source    {name}: {text}" for name, text in merge.spellings.items()),
-        *(f"warning   {warning}" for warning in merge.warnings),
-        "",
-        figures_table(diagnosis),
-    ]
-    return "\n".join(lines)
-
-
-def figures_table(diagnosis: Diagnosis) -> str:
-    """A row for every kind in every layer, and one for all together."""
-    total = diagnosis.total
-    header = ["LAYER", "KIND", "CHANGE"]
-    header += [f"SHARE {source.name}" for source in total.sources]
-    for pair in total.pairs:
-        header += [f"COS {pair.first}/{pair.second}", f"CONFLICT {pair.first}/{pair.second}"]
-    return table(header, [_row(group) for group in (*diagnosis.groups, total)])
-
-
-def _row(group: GroupFigures) -> list[object]:
-    pairs = [figure for p in group.pairs for figure in (p.cosine, p.sign_conflict)]
-    figures = [group.relative_change, *(s.contribution for s in group.sources), *pairs]
-    layer = "-" if group.layer is None else group.layer
-    return [layer, group.kind, *(number(figure) for figure in figures)]

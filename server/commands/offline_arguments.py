@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-from server.commands.arguments import add_settings
-from server.commands.early import check_export, check_inspect, check_merge
 from server.commands.http_client import DEFAULT_URL
 from server.commands.option_groups import EXPORT
-from server.commands.parser import Commands
+from server.commands.parser import CommandParser, Commands
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -28,13 +26,19 @@ def parse_named_folder(text: str) -> tuple[str, str]:
 
 
 def _add_merge(commands: Commands) -> None:
-    merge = commands.add_parser(
+    commands.add_parser(
         "merge",
         help="merge models into a checkpoint, without a server",
         about="Merge models into a checkpoint, without a server and without loading a model.",
         example="mergeserve merge recipe.yaml OUT --model /models/base --source math=/math",
         usage="%(prog)s RECIPE.yaml OUT_DIR [options]",
+        fill=_fill_merge,
     )
+
+
+def _fill_merge(merge: CommandParser) -> None:
+    from server.commands.early import check_merge
+
     merge.set_defaults(check=check_merge)
     merge.add_argument(
         "recipe",
@@ -61,14 +65,21 @@ def _add_merge(commands: Commands) -> None:
 
 
 def _add_export(commands: Commands) -> None:
-    export = commands.add_parser(
+    commands.add_parser(
         "export",
         help="write a preset as a checkpoint or as one adapter",
         about="Write a preset as a checkpoint or one adapter, and compare it with the live merge.",
         example="mergeserve export tutor OUT --as adapter --url http://127.0.0.1:8000\n"
         "mergeserve export tutor@3 OUT --model /models/base --source math=/adapters/math",
         usage="%(prog)s PRESET[@REVISION] OUT_DIR [options]",
+        fill=_fill_export,
     )
+
+
+def _fill_export(export: CommandParser) -> None:
+    from server.commands.arguments import add_settings
+    from server.commands.early import check_export
+
     export.set_defaults(check=check_export)
     export.add_argument("preset", metavar="PRESET", help="name, or NAME@REVISION")
     export.add_argument("out_dir", metavar="OUT_DIR", type=Path, help="a folder that is not there")
@@ -107,14 +118,20 @@ def _add_form(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_inspect(commands: Commands) -> None:
-    inspect = commands.add_parser(
+    commands.add_parser(
         "inspect",
         help="say what a source's folder is, or what a merge does",
         about="Say what a source's folder is, or what a merge does, before serving it.",
         example="mergeserve inspect /adapters/math --model /models/base\n"
         "mergeserve inspect --recipe recipe.yaml --html merge.html",
         usage="%(prog)s (DIR | --recipe RECIPE.yaml) [options]",
+        fill=_fill_inspect,
     )
+
+
+def _fill_inspect(inspect: CommandParser) -> None:
+    from server.commands.early import check_inspect
+
     inspect.set_defaults(check=check_inspect)
     what = inspect.add_mutually_exclusive_group(required=True)
     what.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 MAX_WIDTH = 100
@@ -16,8 +16,19 @@ Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 class CommandParser(argparse.ArgumentParser):
     """A parser whose help begins with what it is for and an example, and whose errors are short."""
 
-    def __init__(self, *, about: str = "", example: str = "", **options: Any) -> None:
-        """`about` is one sentence; `example` has one command line or more, one on each line."""
+    def __init__(
+        self,
+        *,
+        about: str = "",
+        example: str = "",
+        fill: "Callable[[CommandParser], None] | None" = None,
+        **options: Any,
+    ) -> None:
+        """`about` is one sentence; `example` has one command line or more, one on each line.
+
+        `fill` adds the arguments when they are first asked for: those of `serve` take the import of
+        all settings, which the help of the others need not wait for.
+        """
         options.setdefault("allow_abbrev", False)
         options.setdefault("formatter_class", HelpFormatter)
         super().__init__(add_help=False, **options)
@@ -25,6 +36,14 @@ class CommandParser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
         self.about = about
         self.example = example
+        self._fill = fill
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, once the arguments are there."""
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill(self)
+        return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
         """What it is for, an example, the usage, and the options."""

@@ -171,6 +171,24 @@ def test_author_is_the_keys_name(start: StartApp) -> None:
     assert (edited.json()["author"], edited.json()["message"]) == ("root", "more math")
 
 
+def test_folders_are_for_those_with_the_admin_key(start: StartApp) -> None:
+    """To others a source's root is its name; without keys everybody is the operator."""
+    api = start(api_key=[USER], admin_key=[ADMIN])
+
+    def root(key: str | None, path: str = "/v1/models/math") -> str:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return str(api.get(path, headers=headers).json()["root"])
+
+    assert root(USER) == "math"
+    assert root(ADMIN).endswith("/sources/math")
+    listed = api.get("/v1/models", headers={"Authorization": f"Bearer {USER}"}).json()["data"]
+    assert not any(card["root"].startswith("/") for card in listed)
+    api = start(admin_key=[ADMIN])
+    assert root(None) == "math"
+    api = start()
+    assert root(None).endswith("/sources/math")
+
+
 def test_keys_are_not_logged(start: StartApp, caplog: pytest.LogCaptureFixture) -> None:
     """The log names the holder of a key, and never the key."""
     api = start(api_key=[f"alice:{USER}"], admin_key=[ADMIN])

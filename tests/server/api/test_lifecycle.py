@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import threading
 
 import httpx
@@ -15,8 +16,17 @@ from server.commands.serve import DrainingServer
 from server.engine.errors import ModelLoadError
 from server.engine.stats import StepStats
 from server.settings import Settings
+from tests.server.api.conftest import StartApp
 from tests.server.api.live import listening, wait_until
-from tests.server.api.scripted import Harness, ScriptedEngine, make_app, running, silent, tokenizer
+from tests.server.api.scripted import (
+    Harness,
+    ScriptedEngine,
+    breaks,
+    make_app,
+    running,
+    silent,
+    tokenizer,
+)
 from tests.server.presets.tiny import World
 
 
@@ -166,6 +176,41 @@ def test_one_line_a_request(api: Harness, caplog: pytest.LogCaptureFixture) -> N
     assert lines[1].startswith("POST /v1/chat/completions 400 ")
     assert lines[2].startswith("GET /a%0Ab 404 ")
     assert not any("secret" in line for line in lines)
+
+
+def test_what_a_line_says(start: StartApp, caplog: pytest.LogCaptureFixture) -> None:
+    """The reason of a refusal, the revision and author of an edit, the ensemble, the request's id;
+    5xx is a warning.
+    """
+    api = start(admin_key=["root:admin"], overrides="weights")
+    caplog.set_level(logging.INFO)
+    admin = {"Authorization": "Bearer admin", "X-Request-Id": "r-1"}
+    lines: list[logging.LogRecord] = []
+
+    def told() -> str:
+        lines[:] = [r for r in caplog.records if r.name == "server.api.access_log"]
+        return lines[-1].getMessage()
+
+    weight = {"sources": {"math": {"weight": 0.75}}}
+    api.request("PATCH", "/v1/presets/tutor", json=weight, headers=admin)
+    assert re.fullmatch(
+        r"PATCH /v1/presets/tutor 200 [\d.]+s preset=tutor@2 key=root request_id=r-1", told()
+    )
+    api.complete(model="tutor:ensemble")
+    assert "preset=tutor@2 mode=ensemble" in told()
+    api.complete(model="tutor")
+    assert "mode=" not in told()
+    api.complete(temperature="my secret", top_q=1)
+    assert told().endswith(": temperature: should be a valid number; top_q: unknown field")
+    api.complete(model="tutr")
+    assert "Did you mean 'tutor'" in told()
+    api.request("PATCH", "/v1/presets/tutor", json=weight)
+    assert ": this server needs a key" in told()
+    api.engine.script = breaks()
+    api.complete()
+    assert ": it broke" in told()
+    assert lines[-1].levelname == "WARNING"
+    assert "secret" not in caplog.text
 
 
 def test_request_id(api: Harness) -> None:

@@ -1,6 +1,8 @@
 """`mergeserve inspect`."""
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -108,13 +110,21 @@ def recipe_of(tmp_path: Path, method: str) -> Path:
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
 def test_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
-    """A row for each kind in each layer that the merge changes, one for all, and how it is served.
-
-    The shares of a linear merge add up to 1.
+    """A summary of one screen, and behind --all a row for each kind in each layer that the merge
+    changes, and one for all. The shares of a linear merge add up to 1.
     """
-    assert main(["inspect", "--recipe", str(recipe_of(tmp_path, method))]) == 0
+    recipe = str(recipe_of(tmp_path, method))
+    assert main(["inspect", "--recipe", recipe]) == 0
+    summary = capsys.readouterr().out
+    assert len(summary.splitlines()) <= 40
+    assert "LAYER" not in summary
+    assert "--all" in summary
+    assert re.search(rf"path +{'blend' if method == 'task_arithmetic' else 'variant'}: ", summary)
+    assert "The merge changes the base by" in summary
+    assert ("Is this the right base?" in summary) is (method == "ties")
+    assert "weight 0.5" in summary
+    assert main(["inspect", "--recipe", recipe, "--all"]) == 0
     out = capsys.readouterr().out
-    assert ("path      blend: " if method == "task_arithmetic" else "path      variant: ") in out
     _, *rows = [line.split() for line in out.split("LAYER")[1].splitlines()]
     linears = 3 * 7
     assert len(rows) == 1 + (linears if method == "task_arithmetic" else 3 * 9 + 2)
@@ -135,6 +145,7 @@ def test_heat_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = recipe_of(tmp_path, "task_arithmetic")
     assert main(["inspect", "--recipe", str(recipe), "--html", str(page)]) == 0
     assert f"heat maps: {page}" in capsys.readouterr().out
+    assert str(tmp_path) not in page.read_text()
     text = page.read_text()
     found = Page(text)
     assert found.fetched == []
@@ -160,3 +171,13 @@ def test_options_that_go_with_a_recipe(tmp_path: Path, capsys: pytest.CaptureFix
     """A folder has no heat map."""
     assert main(["inspect", str(tmp_path), "--html", "x.html"]) == 1
     assert "--recipe" in capsys.readouterr().err
+
+
+def test_an_adapter_does_without_transformers(tmp_path: Path) -> None:
+    """What an adapter is, is told without the import of seconds that only a base needs."""
+    folder = save_adapter(tmp_path / "math", tiny_model())
+    code = (
+        "import sys; from server.__main__ import main; "
+        f"main(['inspect', {str(folder)!r}]); sys.exit('transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
