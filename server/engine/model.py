@@ -145,6 +145,11 @@ def _is_tied(module: nn.Linear | Conv1D, model: PreTrainedModel) -> bool:
     return module.weight is model.get_input_embeddings().weight
 
 
+def _has_tied_head(model: PreTrainedModel) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
+
+
 def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dtype) -> Base:
     """What merging must know of `model`, before `prepare`; its parameters may be on the meta
     device.
@@ -156,7 +161,7 @@ def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dty
         dtype=str(dtype).removeprefix("torch."),
         num_layers=text_config.num_hidden_layers,
         linears={path: _shape(module) for path, module in find_linears(model)},
-        tied_embeddings=bool(text_config.tie_word_embeddings),
+        tied_embeddings=_has_tied_head(model),
     )
 
 
