@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from merging.base import Base, Linear
@@ -51,10 +52,10 @@ class BlendedModel:
 
 def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """Every plain linear layer with its module path. Subclasses do something else and are left
-    alone.
+    alone, but for Falcon's.
     """
     for name, module in model.named_modules():
-        if type(module) in (nn.Linear, Conv1D):
+        if type(module) in (nn.Linear, Conv1D, FalconLinear):
             yield name, module
 
 
