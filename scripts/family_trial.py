@@ -88,8 +88,15 @@ def _generate(engine: Any, base: Path) -> str:
 
 
 def _save_adapter(folder: Path, model: Any, prompt: Sequence[int]) -> list[float]:
-    """Write a LoRA on every linear of the layers; PEFT's own log-probabilities of the prompt."""
-    targets = [name for name, _ in find_linears(model) if locate(name) and "vision" not in name]
+    """Write a LoRA on every linear of the layers, beside experts on those of attention; PEFT's own
+    log-probabilities of the prompt.
+    """
+    has_experts = any(parameter.ndim == 3 for parameter in model.parameters())
+    targets = [
+        name
+        for name, _ in find_linears(model)
+        if locate(name) and "vision" not in name and not (has_experts and "mlp" in name)
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuned = get_peft_model(
