@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.pytorch_utils import Conv1D
 
 from merging.base import Base, Linear
@@ -53,10 +54,10 @@ class BlendedModel:
 
 def find_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """Every plain linear layer with its module path. Subclasses do something else and are left
-    alone.
+    alone, but for Falcon's.
     """
     for name, module in model.named_modules():
-        if type(module) in (nn.Linear, Conv1D):
+        if type(module) in (nn.Linear, Conv1D, FalconLinear):
             yield name, module
 
 
@@ -146,6 +147,11 @@ def _weight(module: nn.Linear | Conv1D) -> torch.Tensor:
 
 def _is_tied(module: nn.Linear | Conv1D, model: PreTrainedModel) -> bool:
     return module.weight is model.get_input_embeddings().weight
+
+
+def _has_tied_head(model: PreTrainedModel) -> bool:
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dtype) -> Base:

@@ -43,7 +43,7 @@ def probe(model: PreTrainedModel) -> tuple[BlendedModel, int | None]:
         logger.debug("what went wrong", exc_info=True)
         raise UnsupportedModelError(
             f"{_name(model)} cannot be served: it does not run as a decoder that takes token ids "
-            f"and keeps keys and values (--log-level debug says why). {SEE}"
+            f"and keeps keys and values. {SEE}"
         ) from error
     with narrow_windows(model):
         choose_attention(blended, token_ids, expected)
@@ -73,7 +73,7 @@ def choose_attention(model: BlendedModel, token_ids: Sequence[int], expected: to
         logger.debug("what went wrong", exc_info=True)
         raise UnsupportedModelError(
             f"{_name(model.model)} cannot be served: its attention needs more than the keys and "
-            f"values of the tokens before (--log-level debug says what). {SEE}"
+            f"values of the tokens before. {SEE}"
         ) from error
 
 
@@ -138,8 +138,7 @@ def check_variant(variant: Variant) -> None:
     except INTERNAL_ERRORS as error:
         logger.debug("what went wrong", exc_info=True)
         raise VariantError(
-            "the merged model cannot be run: its tensors or layers do not fit each other "
-            "(--log-level debug says where)"
+            "the merged model cannot be run: its tensors or layers do not fit each other"
         ) from error
     check_layers(variant.model, layers)
     if not torch.isfinite(logits).all():
