@@ -58,8 +58,7 @@ def greet(service: Service, url: str, *, needs_key: bool) -> None:
 
 def example(service: Service, url: str, *, needs_key: bool) -> str:
     """A curl line that works as it is pasted; of a key it names the variable."""
-    presets = [item.name for item in service.catalog.presets() if item.state == "ready"]
-    body: dict[str, object] = {"model": presets[-1] if presets else BASE, "max_tokens": 64}
+    body: dict[str, object] = {"model": BASE, "max_tokens": 64}
     if service.tokenizer.has_chat_template:
         path, body["messages"] = "chat/completions", [{"role": "user", "content": QUESTION}]
     else:
