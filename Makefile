@@ -19,9 +19,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
 # Of what pip says, the name of each package as it is fetched, on one line. Errors go to stderr, and are seen whole.
-NAMES := while read -r what name _; do case "$$what" in \
-	  Collecting) printf ' %s' "$${name%%[<>=!~;\[]*}" ;; \
-	  Installing) printf ' ... installing' ;; esac; done; echo
+NAMES := while read -r what name _; do case "$$what $$name" in \
+	  'Collecting '*) printf ' %s' "$${name%%[<>=!~;\[]*}" ;; \
+	  'Installing collected') printf ' ... installing' ;; esac; done; echo
 
 .PHONY: serve setup test fresh lint types fmt soak conformance bench clean
 

@@ -16,6 +16,7 @@ from merging.trim_cache import TrimCache
 from server.api import (
     compare,
     health,
+    index,
     loglikelihood,
     methods,
     openai,
@@ -101,9 +102,16 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
     fidelity = None
     if settings.fidelity_sample > 0:
         fidelity = Fidelity(engine, catalog, metrics, settings.fidelity_sample)
-    trials = Trials(engine, loaded.tokenizer, catalog)
-    timeout = settings.request_timeout
-    return Service(engine, loaded.tokenizer, catalog, timeout, close, fidelity, trials)
+    return Service(
+        engine,
+        loaded.tokenizer,
+        catalog,
+        settings.request_timeout,
+        close,
+        fidelity,
+        Trials(engine, loaded.tokenizer, catalog),
+        settings.sampling_defaults,
+    )
 
 
 def _variants(loaded: LoadedModel, settings: Settings, metrics: Metrics) -> Variants:
@@ -196,7 +204,8 @@ def create_app(settings: Settings, *, load: Loader = load_service) -> FastAPI:
     app.state.lifecycle = lifecycle
     app.state.metrics = metrics
     routes = (openai, loglikelihood, compare, tokenization, presets, sources, methods, health)
-    for module in routes:
+    app.state.routes = index.list_routes([module.router for module in routes])
+    for module in (*routes, index):
         app.include_router(module.router)
     return app
 

@@ -1,5 +1,6 @@
 """What options are given as: on the command line, in the environment and in YAML."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pydantic_settings import NoDecode
 
 from server.api.keys import ApiKey, parse_key
 from server.presets.names import BASE, NAME_PATTERN
+from server.presets.sampling_defaults import SamplingDefaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,16 @@ def _each(parse: Callable[[str], object]) -> BeforeValidator:
     return BeforeValidator(convert)
 
 
+def _from_json(value: object) -> object:
+    """Text on the command line and in the environment, a map in YAML."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("expected JSON, such as '{\"temperature\": 0}'") from None
+
+
 def _yes_or_no(value: object) -> object:
     """YAML reads `yes` as true."""
     return ("no", "yes")[value] if isinstance(value, bool) else value
@@ -66,4 +78,5 @@ def _yes_or_no(value: object) -> object:
 Keys = Annotated[tuple[ApiKey, ...], NoDecode, _each(parse_key)]
 Sources = Annotated[tuple[SourceSpec, ...], NoDecode, _each(parse_source)]
 Folders = Annotated[tuple[DirectoryPath, ...], NoDecode, _each(Path)]
+Defaults = Annotated[SamplingDefaults, NoDecode, BeforeValidator(_from_json)]
 YesNo = Annotated[Literal["yes", "no"], BeforeValidator(_yes_or_no)]

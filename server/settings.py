@@ -23,7 +23,8 @@ from merging.base import Base
 from server.api.keys import read_key_file
 from server.presets.database_choice import database_of
 from server.presets.policy import InlineRecipes, OverrideLevel, Policy
-from server.setting_values import Folders, Keys, Sources, YesNo, items
+from server.presets.sampling_defaults import SamplingDefaults
+from server.setting_values import Defaults, Folders, Keys, Sources, YesNo, items
 
 ENV_PREFIX = "MERGESERVE_"
 SECRET_FIELDS = frozenset({"api_key", "admin_key"})
@@ -89,6 +90,11 @@ class Settings(BaseSettings):
     )
     chat_template: FilePath | None = Field(
         None, description="Jinja file used instead of the model's own chat template"
+    )
+    defaults: Defaults | None = Field(
+        None,
+        description="sampling values for requests and presets that give none, as JSON; of --demo: "
+        '{"temperature": 0}',
     )
     num_threads: int | None = Field(None, ge=1, description="processor threads; default: torch's")
     max_rows: int = Field(64, ge=1, le=4096, description="sequences that run at the same time")
@@ -226,6 +232,14 @@ class Settings(BaseSettings):
             serve_sources=self.serve_sources == "yes" if self.serve_sources else trusted,
             list_ensembles=self.list_ensembles == "yes",
         )
+
+    @property
+    def sampling_defaults(self) -> SamplingDefaults:
+        """What a request gets where neither it nor its preset says anything, before OpenAI's.
+
+        The demo's model is too small to be sampled from: it is greedy unless told otherwise.
+        """
+        return self.defaults or SamplingDefaults(temperature=0.0 if self.demo else None)
 
     def database_for(self, base: Base) -> str:
         """The database's URL; by default one file for each base in the user's data folder."""

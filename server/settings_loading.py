@@ -41,12 +41,14 @@ def _reasons(error: ValidationError) -> list[str]:
     for detail in error.errors(include_url=False):
         name = str(detail["loc"][0]) if detail["loc"] else ""
         message = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "extra_forbidden":
+        if detail["type"] == "extra_forbidden" and len(detail["loc"]) == 1:
             reasons.append(_unknown(name, set(Settings.model_fields)))
         elif not name:
             reasons.append(message)
         elif name in SECRET_FIELDS:
             reasons.append(f"--{name.replace('_', '-')}: {message}")
         else:
-            reasons.append(f"--{name.replace('_', '-')}: {message} (got {detail['input']!r})")
+            inside = "".join(f"{part}: " for part in detail["loc"][1:] if isinstance(part, str))
+            given = f"(got {detail['input']!r})"
+            reasons.append(f"--{name.replace('_', '-')}: {inside}{message} {given}")
     return reasons

@@ -10,8 +10,13 @@ import yaml
 from merging.adapter import read_adapter
 from merging.checkpoint import checkpoint_digest, read_header
 from scripts.demo_data import make_skills
-from server.demo import demo_presets, demo_sources, ensure_demo_model
+from server.__main__ import main
+from server.commands.prompts_file import read_prompts
+from server.demo import EXAMPLES, demo_presets, demo_sources, ensure_demo_model
 from server.presets.document import PresetDocument
+from server.settings_loading import load_settings
+from tests.adapters import save_adapter
+from tests.models import save_tiny_model, tiny_model
 
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MAX_BYTES = 3_000_000
@@ -122,3 +127,43 @@ def test_document_covers_every_example() -> None:
     page = (Path(__file__).resolve().parent.parent / "docs" / "demo-adapters.md").read_text()
     for name in [*SOURCES, *(document["name"] for document in PRESETS)]:
         assert f"| {name} |" in page, name
+
+
+def test_prompts_are_held_out_and_tagged() -> None:
+    """The file for `compare` has prompts of two skills with references, all held out of training,
+    and `compare` reads it.
+    """
+    cases = read_prompts(EXAMPLES / "held_out.jsonl")
+    found = [json.loads(line) for line in (EXAMPLES / "held_out.jsonl").read_text().splitlines()]
+    assert len(cases) == len(found)
+    skills = make_skills()
+    assert {case["tag"] for case in found} == {"sql", "json"}
+    for case in found:
+        held_out = {(example.prompt, example.answer) for example in skills[case["tag"]].held_out}
+        assert (case["prompt"], case["reference"]) in held_out
+
+
+def test_recipe_merges(tmp_path: Path) -> None:
+    """The recipe is merged with what its first lines say, into another checkpoint than the base."""
+    save_tiny_model(tmp_path / "base")
+    sources = []
+    for seed, name in enumerate(("math", "code")):
+        save_adapter(tmp_path / name, tiny_model(), seed=seed)
+        sources += ["--source", f"{name}={tmp_path / name}"]
+    recipe, base, out = str(EXAMPLES / "recipe.yaml"), str(tmp_path / "base"), tmp_path / "out"
+    assert main(["merge", recipe, str(out), "--model", base, *sources]) == 0
+    assert checkpoint_digest(out) != checkpoint_digest(tmp_path / "base")
+
+
+def test_settings_can_be_used(tmp_path: Path) -> None:
+    """The file of options is one that `serve --config` takes, also with its comments taken away
+    from the options that need no other file.
+    """
+    text = (EXAMPLES / "mergeserve.yaml").read_text()
+    for option in ("kv_memory", "variant_memory", "defaults"):
+        text = text.replace(f"# {option}:", f"{option}:")
+    path = tmp_path / "mergeserve.yaml"
+    path.write_text(text)
+    settings = load_settings({"config": path})
+    assert [source.name for source in settings.source] == ["math", "code"]
+    assert settings.sampling_defaults.temperature == 0.7

@@ -24,7 +24,8 @@ LOADING_RETRY_SECONDS = 5
 class Lifecycle:
     """Loads the service on a thread of its own, and says what may be done when.
 
-    All methods belong to the event loop's thread. `on_failure` is called when loading failed.
+    All methods belong to the event loop's thread. `on_failure` is called when loading failed,
+    and `on_ready` once requests are served.
     """
 
     def __init__(self, load: Callable[[], Service]) -> None:
@@ -35,6 +36,7 @@ class Lifecycle:
         self.failure: str | None = None
         self.is_draining = False
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_ready: Callable[[Service], None] = lambda service: None
 
     @property
     def service(self) -> Service:
@@ -118,8 +120,7 @@ class Lifecycle:
             self._service = service
             if service.trials is not None:
                 service.trials.start()
-            models = [card.id for card in service.catalog.models()]
-            logger.info("ready: %s", ", ".join(models[:20]))
+            self.on_ready(service)
 
     def _fail(self, message: str) -> None:
         self.failure = message

@@ -45,9 +45,8 @@ async def create_completion(
     resolving = _resolve(service, body, encode, deadline)
     served, prompts = await unless_disconnected(request.receive, resolving)
     longest = max(prompt.longest for prompt in prompts)
-    sampling = completion_sampling(
-        body, served.defaults, _limits(service, served, "prompt", longest)
-    )
+    limits = _limits(service, served, "prompt", longest)
+    sampling = completion_sampling(body, service.defaults_of(served), limits)
     view = CompletionView(
         served,
         service.tokenizer,
@@ -82,7 +81,7 @@ async def create_chat_completion(
     resolving = _resolve(service, body, encode, deadline)
     served, (prompt,) = await unless_disconnected(request.receive, resolving)
     limits = _limits(service, served, "messages", prompt.longest)
-    sampling = chat_sampling(body, served.defaults, limits)
+    sampling = chat_sampling(body, service.defaults_of(served), limits)
     members = shown_members(served, body.members_top_k)
     view = ChatView(served, service.tokenizer, logprobs=bool(body.logprobs), members=members)
     generation = Generation.submit(

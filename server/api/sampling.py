@@ -1,4 +1,4 @@
-"""Sampling parameters: the request's, else the preset's, else OpenAI's."""
+"""Sampling parameters: the request's, else the preset's, the server's, and else OpenAI's."""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -21,6 +21,7 @@ from server.engine.request import Priority
 from server.engine.tokenizer import Tokenizer
 from server.errors import InvalidRequestError
 from server.presets.catalog import Catalog
+from server.presets.sampling_defaults import SamplingDefaults
 from server.presets.served import Overrides, Served
 from server.presets.weighing import Weighing
 
@@ -34,7 +35,10 @@ Awaited = TypeVar("Awaited")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Service:
-    """A loaded model and all that goes with it. `close` is called once the engine has stopped."""
+    """A loaded model and all that goes with it. `close` is called once the engine has stopped.
+
+    `defaults` are the server's, for requests and presets that say nothing.
+    """
 
     engine: AsyncEngine
     tokenizer: Tokenizer
@@ -43,12 +47,17 @@ class Service:
     close: Callable[[], None] = lambda: None
     fidelity: Fidelity | None = None
     trials: Trials | None = None
+    defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     _edits: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(NUM_EDITS))
 
     @property
     def max_model_len(self) -> int:
         """Longest prompt and answer together, in tokens."""
         return self.engine.config.max_model_len
+
+    def defaults_of(self, served: Served) -> SamplingDefaults:
+        """The sampling defaults of a request: the preset's, else the server's."""
+        return served.defaults.over(self.defaults)
 
     def deadline(self) -> Deadline:
         """The deadline of a request that begins now."""

@@ -19,6 +19,7 @@ METAVARS: Final = {
     "admin_key_file": "FILE",
     "served_model_name": "NAME",
     "chat_template": "FILE",
+    "defaults": "JSON",
     "variant_memory": "GIB",
     "kv_memory": "GIB",
     "request_timeout": "S",

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from server.api.lifecycle import Lifecycle
 from server.api.service import Service
 from server.app import create_app, load_service
+from server.commands.greeting import greet
 from server.commands.logs import configure_logging
 from server.commands.progress import ProgressReporter
 from server.metrics import Metrics
@@ -47,6 +48,8 @@ class DrainingServer(uvicorn.Server):
         assert isinstance(lifecycle, Lifecycle)
         self._lifecycle = lifecycle
         self._lifecycle.on_failure = self._give_up
+        self._lifecycle.on_ready = self._greet
+        self._needs_key = bool(settings.api_key)
         self._shutdown_timeout = settings.shutdown_timeout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -92,6 +95,9 @@ class DrainingServer(uvicorn.Server):
         left = max(1.0, deadline - asyncio.get_running_loop().time())
         self.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # any number will do
         self.should_exit = True
+
+    def _greet(self, service: Service) -> None:
+        greet(service, self.url, needs_key=self._needs_key)
 
     def _give_up(self) -> None:
         self.should_exit = True

@@ -1,4 +1,4 @@
-"""A preset's sampling defaults: used where a request leaves a parameter out."""
+"""Sampling defaults of a preset, or of the server: used where a request leaves a parameter out."""
 
 from typing import Annotated
 
@@ -42,3 +42,7 @@ class SamplingDefaults(BaseModel):
     stop_token_ids: Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     chat_template_kwargs: TemplateVariables | None = None
+
+    def over(self, others: "SamplingDefaults") -> "SamplingDefaults":
+        """These, and those of `others` where these say nothing."""
+        return others.model_copy(update=self.model_dump(exclude_none=True))

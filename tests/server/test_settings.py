@@ -1,6 +1,7 @@
 """Settings: where they come from, what wins, what is refused, and what follows from them."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_options_are_those_of_the_contract() -> None:
         admin_key api_key_file admin_key_file served_model_name chat_template num_threads max_rows
         max_model_len max_queued variant_memory kv_memory overrides inline_recipes serve_sources
         list_ensembles metrics_open request_timeout fidelity_sample shutdown_timeout revisions_kept
-        log_format insecure_bind allow_base_mismatch new_database
+        log_format insecure_bind allow_base_mismatch new_database defaults
     """
     assert Settings.model_fields.keys() == set(expected.split())
 
@@ -247,3 +248,33 @@ def test_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert found.database_for(base) == f"sqlite:///{tmp_path}/mergeserve/base-{'a' * 16}.db"
     given = load_settings({"database_url": "sqlite:////x/y.db"})
     assert given.database_for(base) == "sqlite:////x/y.db"
+
+
+def test_defaults_are_json_or_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sampling defaults are JSON on the command line and in the environment, and a map in YAML."""
+    path = config(tmp_path, "defaults: {temperature: 0.5, stop: [x]}\n")
+    assert load_settings({"config": path}).sampling_defaults.stop == ("x",)
+    monkeypatch.setenv("MERGESERVE_DEFAULTS", '{"top_p": 0.5}')
+    assert load_settings({"config": path}).sampling_defaults.top_p == 0.5
+    assert load_settings({"defaults": '{"temperature": 0}'}).sampling_defaults.temperature == 0
+
+
+def test_demo_is_greedy_unless_told_otherwise() -> None:
+    """The demo's model answers greedily; defaults that are given take the place of that."""
+    assert load_settings({"demo": True}).sampling_defaults.temperature == 0
+    assert load_settings({}).sampling_defaults.temperature is None
+    given = load_settings({"demo": True, "defaults": '{"top_p": 0.5}'}).sampling_defaults
+    assert (given.temperature, given.top_p) == (None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("temperature=0", "--defaults: expected JSON, such as '{\"temperature\": 0}'"),
+        ('{"temperature": 9}', "--defaults: temperature: .*less than or equal to 2 .got 9"),
+        ('{"temprature": 0}', "--defaults: temprature: Extra inputs are not permitted"),
+    ],
+)
+def test_wrong_defaults_are_named(text: str, wanted: str) -> None:
+    """Defaults that are no JSON, an unknown one and one out of bounds are refused by name."""
+    assert re.search(wanted, reasons(defaults=text))

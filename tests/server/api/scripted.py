@@ -223,7 +223,13 @@ def make_app(
     options = Settings(**settings)  # type: ignore[arg-type]
 
     def load(settings: Settings, metrics: Metrics) -> Service:
-        return Service(engine, tokenizer(chat_template), catalog, settings.request_timeout)  # type: ignore[arg-type]
+        return Service(
+            engine,  # type: ignore[arg-type]
+            tokenizer(chat_template),
+            catalog,
+            settings.request_timeout,
+            defaults=settings.sampling_defaults,
+        )
 
     return create_app(options, load=load)
 

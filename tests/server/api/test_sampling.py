@@ -3,6 +3,7 @@
 import pytest
 
 from server.engine.request import SamplingParams
+from tests.server.api.conftest import StartApp
 from tests.server.api.scripted import CONFIG, Harness, says
 from tests.server.presets.tiny import preset
 
@@ -140,3 +141,13 @@ def test_limit_reaches_the_answer(api: Harness) -> None:
     api.engine.script = says("abcdef")
     choice = api.complete(max_tokens=3).json()["choices"][0]
     assert (choice["text"], choice["finish_reason"]) == ("abc", "length")
+
+
+def test_servers_defaults_come_last(start: StartApp) -> None:
+    """Of `--defaults` base and presets have what neither the request nor the preset gives."""
+    api = start(defaults='{"temperature": 0.25, "top_p": 0.5, "max_tokens": 5}')
+    catalog = api.app.state.lifecycle.service.catalog
+    catalog.seed_presets([preset("warm", defaults={"temperature": 0.75})], "the test")
+    base, warm = sampled(api, top_p=1), sampled(api, model="warm")
+    assert (base.temperature, base.top_p, base.max_tokens) == (0.25, 1.0, 5)
+    assert (warm.temperature, warm.top_p) == (0.75, 0.5)
