@@ -17,7 +17,7 @@ from server.engine.request import Member, Reader, Request, SamplingParams
 from server.engine.tokenizer import Tokenizer
 from server.presets.served import Served
 
-NUM_TOKENS = 80
+NUM_TOKENS = 64
 """At most so many are read."""
 
 MIN_TOKENS = 16

@@ -15,8 +15,7 @@ import torch
 from fastapi.concurrency import run_in_threadpool
 
 from merging.adapter import Adapter
-from merging.blend import Blend
-from merging.shuffled import shuffled
+from server.api.alignment import alignment, compared
 from server.api.plain_text import MIN_TOKENS, PlainText
 from server.api.trial_reader import TrialReader
 from server.engine.async_engine import AsyncEngine
@@ -44,15 +43,6 @@ MAX_BASE_LOSS = 0.75
 """Of the logarithm of the vocabulary's size: a base that does worse knows no such text, and then it
 tells nothing of others.
 """
-
-TARGET_DIVERGENCE = 0.1
-"""Nats at which an adapter is compared with its shuffled self, by way of its weight."""
-
-MIN_DIVERGENCE, MAX_DIVERGENCE = 0.01, 2.0
-"""Between these its weight is left as it is; below, even so, nothing can be told."""
-
-MAX_FACTOR = 64.0
-NUM_SHUFFLES = 2
 
 
 class Trials:
@@ -168,42 +158,15 @@ class Trials:
     async def _trial(self, candidate: Candidate) -> Trial:
         read = await self._read([candidate.served])
         trial = Trial(self._text.num_read, read.losses[0], self._base_loss)
-        content, weights = candidate.content, candidate.served.members[0].weights
+        content, divergence = candidate.content, read.divergences[0]
         if not isinstance(content, Adapter) or content.base_digest is not None:
+            return trial  # an adapter that records its base was held against it
+        if not 0 < divergence < math.inf:
             return trial
-        assert isinstance(weights, Blend), "an adapter alone is a blend"
-        alignment = await self._alignment(content, weights, read.divergences[0])
-        return replace(trial, alignment=alignment)
+        blends = await run_in_threadpool(compared, content, self._tryouts.merging_base, divergence)
+        read = await self._read([self._tryouts.blend(blend) for blend in blends])
+        return replace(trial, alignment=alignment(read.divergences))
 
     async def _read(self, served: list[Served]) -> TrialReader:
         assert self._base is not None, "the base reads first"
         return await self._text.read([self._text.voice(s) for s in served], self._base)
-
-    async def _alignment(self, adapter: Adapter, blend: Blend, divergence: float) -> float | None:
-        """How much more the adapter changes what the model says than shuffled ones: the divergence
-        from the base over theirs, at a weight at which that can be told. None if it cannot.
-        """
-        if not 0 < divergence < math.inf:
-            return None
-        factor = _factor(divergence)
-        coefficients = factor * blend.coefficients
-        others = [
-            await run_in_threadpool(shuffled, adapter, self._tryouts.merging_base, seed)
-            for seed in range(NUM_SHUFFLES)
-        ]
-        tried = [*others] if factor == 1 else [adapter, *others]
-        blends = [Blend(f"{a.digest} at {factor}", (a,), coefficients) for a in tried]
-        read = await self._read([self._tryouts.blend(blend) for blend in blends])
-        own, *shuffles = [*([divergence] if factor == 1 else []), *read.divergences]
-        mean = sum(shuffles) / NUM_SHUFFLES
-        return None if own < MIN_DIVERGENCE or not 0 < mean < math.inf else own / mean
-
-
-def _factor(divergence: float) -> float:
-    """By which an adapter's weight is multiplied, so that what it does is neither lost in rounding
-    nor all that can be.
-    """
-    if MIN_DIVERGENCE <= divergence <= MAX_DIVERGENCE:
-        return 1.0
-    factor = math.sqrt(TARGET_DIVERGENCE / divergence)
-    return min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR)

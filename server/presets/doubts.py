@@ -20,8 +20,8 @@ MAX_MERGE_RISE = 2.0
 MAX_RISE_OVER_SOURCE = 1.0
 """The same of a merge, and beside the worst of its sources."""
 
-MIN_ALIGNMENT = 2.0
-"""See `Trial.alignment`: adapters of this base have 3 to 160, those of another 0.5 to 1.6."""
+MIN_ALIGNMENT = 1.7
+"""See `Trial.alignment`: adapters of this base have 2.3 to 13, those of another 0.4 to 1.3."""
 
 LARGE_DELTA = 0.9
 """A checkpoint that changes the base by as much of its norm is doubted, though it is related."""
@@ -33,7 +33,8 @@ class Trial:
 
     Losses are in nats a token; that of weights whose logits are not finite is infinite.
     `alignment`, of an adapter: how much more it changes what the model says than the same numbers
-    do when the channels that it reads and writes are shuffled; None where that was not asked.
+    do when the channels that it reads and writes are shuffled (see `server.api.alignment`); None
+    where that was not asked or cannot be told.
     """
 
     num_tokens: int
@@ -118,9 +119,9 @@ class Doubts:
             return
         if trial.alignment is not None and not aligned:
             yield (
-                f"it changes what the model says only {trial.alignment:.2g} times as much as its "
-                "own numbers in shuffled channels do, and an adapter of this base 3 times and "
-                "more: it was probably trained on another base, or not at all"
+                "it was probably trained on another base, or not at all: it changes what the model "
+                f"says {trial.alignment:.2g} times as much as its own numbers in shuffled channels "
+                f"do, and an adapter of this base at least {MIN_ALIGNMENT:g} times"
             )
         if not trial.rise <= MAX_SOURCE_RISE:
             yield f"{_told(trial)}: it is of another base, or broken"
