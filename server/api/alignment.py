@@ -15,7 +15,7 @@ from merging.base import Base, split_layer
 from merging.blend import Blend
 from merging.shuffled import shuffled
 
-NUM_GROUPS = 4
+NUM_GROUPS = 6
 
 TARGET_DIVERGENCE = 0.4
 MAX_FACTOR = 64.0

@@ -56,6 +56,11 @@ class PlainText:
         """Tokens that are predicted."""
         return len(self.token_ids) - 1
 
+    @property
+    def max_rows(self) -> int:
+        """Rows that may read it together, so that others find some too."""
+        return max(1, self.engine.config.max_rows // 2)
+
     def voice(self, served: Served) -> Voice:
         """Something that is served, as it reads the text. Members' own prompts are left out."""
         prompt = EncodedPrompt(self.token_ids)

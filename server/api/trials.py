@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -15,12 +16,13 @@ import torch
 from fastapi.concurrency import run_in_threadpool
 
 from merging.adapter import Adapter
+from merging.blend import Blend
 from server.api.alignment import alignment, compared
 from server.api.plain_text import MIN_TOKENS, PlainText
 from server.api.trial_reader import TrialReader
 from server.engine.async_engine import AsyncEngine
 from server.engine.tokenizer import Tokenizer
-from server.errors import ServiceError, UnavailableError
+from server.errors import QueueFullError, ServiceError, UnavailableError
 from server.presets.catalog import Catalog
 from server.presets.doubts import Trial
 from server.presets.served import Served
@@ -29,13 +31,13 @@ from server.presets.tryouts import Candidate
 logger = logging.getLogger(__name__)
 
 REST = 4.0
-"""Times as long as a preset's trial took nothing is tried after it: edits may go on and on."""
+"""Times as long as its trial took a preset is not tried again: edits may go on and on."""
 
 COALESCE_SECONDS = 0.2
 RECHECK_SECONDS = 20.0
 """Weights that were not in memory may be there now."""
 
-POLL_SECONDS = 0.02
+POLL_SECONDS, REST_POLL_SECONDS, QUEUE_SECONDS = 0.02, 0.1, 0.5
 PATIENCE = 10.0
 """Seconds that the answer to a registration waits for the source's trial."""
 
@@ -54,7 +56,7 @@ class Trials:
         self._tryouts = catalog.tryouts
         self._given_up: set[tuple[str, ...]] = set()
         self._awaited: set[str] = set()
-        self._last_tried: dict[str, float] = {}
+        self._rested_at: dict[str, float] = {}
         self._base: torch.Tensor | None = None  # its log-probabilities on the text
         self._base_loss = math.inf
         self._changed = asyncio.Event()
@@ -118,28 +120,25 @@ class Trials:
         while True:
             sources = self._open(self._tryouts.sources())
             presets = [] if sources else self._open(await run_in_threadpool(self._tryouts.presets))
-            candidates = sorted(sources or presets, key=self._order)
-            if not candidates:
+            ready = sorted(sources, key=self._order) or [p for p in presets if self._is_rested(p)]
+            if ready:
+                began = time.monotonic()
+                await self._try(ready[0])
+                now = time.monotonic()
+                self._rested_at[ready[0].served.model] = now + REST * (now - began)
+            elif presets:
+                await asyncio.sleep(REST_POLL_SECONDS)
+            else:
                 return
-            began = time.monotonic()
-            await self._try(candidates[0])
-            if not sources:
-                self._last_tried[candidates[0].served.model] = time.monotonic()
-                await self._rest(REST * (time.monotonic() - began))
 
-    async def _rest(self, seconds: float) -> None:
-        """Do nothing for a while, unless a source is new."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._open(self._tryouts.sources()):
-            await asyncio.sleep(min(0.1, seconds))
+    def _is_rested(self, preset: Candidate) -> bool:
+        return self._rested_at.get(preset.served.model, 0.0) <= time.monotonic()
 
-    def _order(self, candidate: Candidate) -> tuple[bool, bool, float]:
-        """Sources for which somebody waits, then those that do not record this base; of presets
-        those that were tried longest ago.
-        """
-        name, content = candidate.served.model, candidate.content
+    def _order(self, source: Candidate) -> tuple[bool, bool]:
+        """Sources for which somebody waits, then those that do not record this base."""
+        content = source.content
         is_proven = isinstance(content, Adapter) and content.base_digest is not None
-        return name not in self._awaited, is_proven, self._last_tried.get(name, 0.0)
+        return source.served.model not in self._awaited, is_proven
 
     def _open(self, candidates: list[Candidate]) -> list[Candidate]:
         return [c for c in candidates if c.keys not in self._given_up]
@@ -147,6 +146,9 @@ class Trials:
     async def _try(self, candidate: Candidate) -> None:
         try:
             trial = await self._trial(candidate)
+        except QueueFullError:  # others fill the queue: try again
+            await asyncio.sleep(QUEUE_SECONDS)
+            return
         except UnavailableError:
             raise
         except ServiceError as error:  # say, more rows than there are
@@ -164,9 +166,18 @@ class Trials:
         if not 0 < divergence < math.inf:
             return trial
         blends = await run_in_threadpool(compared, content, self._tryouts.merging_base, divergence)
-        read = await self._read([self._tryouts.blend(blend) for blend in blends])
-        return replace(trial, alignment=alignment(read.divergences))
+        found: list[float] = []
+        for some in _batched(blends, self._text.max_rows):
+            read = await self._read([self._tryouts.blend(blend) for blend in some])
+            found += read.divergences
+        return replace(trial, alignment=alignment(found))
 
     async def _read(self, served: list[Served]) -> TrialReader:
         assert self._base is not None, "the base reads first"
         return await self._text.read([self._text.voice(s) for s in served], self._base)
+
+
+def _batched(blends: Sequence[Blend], size: int) -> Iterator[Sequence[Blend]]:
+    """Some at a time."""
+    for begin in range(0, len(blends), size):
+        yield blends[begin : begin + size]
