@@ -38,7 +38,7 @@ RECHECK_SECONDS = 20.0
 """Weights that were not in memory may be there now."""
 
 POLL_SECONDS, REST_POLL_SECONDS, QUEUE_SECONDS = 0.02, 0.1, 0.5
-PATIENCE = 10.0
+PATIENCE = 20.0
 """Seconds that the answer to a registration waits for the source's trial."""
 
 MAX_BASE_LOSS = 0.75
@@ -158,7 +158,7 @@ class Trials:
         await run_in_threadpool(self._tryouts.note, candidate, trial)
 
     async def _trial(self, candidate: Candidate) -> Trial:
-        read = await self._read([candidate.served])
+        read = await self._read([candidate.served], self._text)
         trial = Trial(self._text.num_read, read.losses[0], self._base_loss)
         content, divergence = candidate.content, read.divergences[0]
         if not isinstance(content, Adapter) or content.base_digest is not None:
@@ -168,13 +168,13 @@ class Trials:
         blends = await run_in_threadpool(compared, content, self._tryouts.merging_base, divergence)
         found: list[float] = []
         for some in _batched(blends, self._text.max_rows):
-            read = await self._read([self._tryouts.blend(blend) for blend in some])
-            found += read.divergences
+            served = [self._tryouts.blend(blend) for blend in some]
+            found += (await self._read(served, self._text.beginning)).divergences
         return replace(trial, alignment=alignment(found))
 
-    async def _read(self, served: list[Served]) -> TrialReader:
+    async def _read(self, served: list[Served], text: PlainText) -> TrialReader:
         assert self._base is not None, "the base reads first"
-        return await self._text.read([self._text.voice(s) for s in served], self._base)
+        return await text.read([text.voice(s) for s in served], self._base)
 
 
 def _batched(blends: Sequence[Blend], size: int) -> Iterator[Sequence[Blend]]:
