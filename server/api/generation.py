@@ -164,7 +164,7 @@ class Generation:
         known = "".join(f"; {warning}" for warning in served.warnings)
         logger.error("%s cannot answer: %s%s", served.label, error, known)
         if served.preset is None:
-            return EngineFailedError(f"{served.label}: {error}")
+            return EngineFailedError(error)
         return EngineFailedError(
             f"{served.label}: {error}; GET /v1/presets/{served.preset}/explain?revision="
             f"{served.revision} says what it is made of and what is wrong with that"

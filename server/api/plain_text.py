@@ -17,8 +17,11 @@ from server.engine.request import Member, Reader, Request, SamplingParams
 from server.engine.tokenizer import Tokenizer
 from server.presets.served import Served
 
-NUM_TOKENS = 80
+NUM_TOKENS = 64
 """At most so many are read."""
+
+NUM_COMPARED = 40
+"""Of these, where distances are all that is asked."""
 
 MIN_TOKENS = 16
 """Fewer say nothing."""
@@ -56,6 +59,16 @@ class PlainText:
         """Tokens that are predicted."""
         return len(self.token_ids) - 1
 
+    @property
+    def max_rows(self) -> int:
+        """Rows that may read it together, so that others find some too."""
+        return max(1, self.engine.config.max_rows // 2)
+
+    @property
+    def beginning(self) -> "PlainText":
+        """Its first tokens."""
+        return PlainText(self.engine, self.token_ids[:NUM_COMPARED])
+
     def voice(self, served: Served) -> Voice:
         """Something that is served, as it reads the text. Members' own prompts are left out."""
         prompt = EncodedPrompt(self.token_ids)
@@ -68,7 +81,7 @@ class PlainText:
         return reader
 
     async def read(self, voices: Sequence[Voice], base: torch.Tensor) -> TrialReader:
-        """Read it with all voices. `base`: its log-probabilities."""
+        """Read it with all voices. `base`: its log-probabilities, of as much at least."""
         members, listeners = union(dict(enumerate(voices)))
         reader = TrialReader(self.token_ids[1:], base, listeners)
         await self._run(members, reader)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -16,12 +17,12 @@ from fastapi.concurrency import run_in_threadpool
 
 from merging.adapter import Adapter
 from merging.blend import Blend
-from merging.shuffled import shuffled
+from server.api.alignment import alignment, compared
 from server.api.plain_text import MIN_TOKENS, PlainText
 from server.api.trial_reader import TrialReader
 from server.engine.async_engine import AsyncEngine
 from server.engine.tokenizer import Tokenizer
-from server.errors import ServiceError, UnavailableError
+from server.errors import QueueFullError, ServiceError, UnavailableError
 from server.presets.catalog import Catalog
 from server.presets.doubts import Trial
 from server.presets.served import Served
@@ -30,29 +31,20 @@ from server.presets.tryouts import Candidate
 logger = logging.getLogger(__name__)
 
 REST = 4.0
-"""Times as long as a preset's trial took nothing is tried after it: edits may go on and on."""
+"""Times as long as its trial took a preset is not tried again: edits may go on and on."""
 
 COALESCE_SECONDS = 0.2
 RECHECK_SECONDS = 20.0
 """Weights that were not in memory may be there now."""
 
-POLL_SECONDS = 0.02
-PATIENCE = 10.0
+POLL_SECONDS, REST_POLL_SECONDS, QUEUE_SECONDS = 0.02, 0.1, 0.5
+PATIENCE = 20.0
 """Seconds that the answer to a registration waits for the source's trial."""
 
 MAX_BASE_LOSS = 0.75
 """Of the logarithm of the vocabulary's size: a base that does worse knows no such text, and then it
 tells nothing of others.
 """
-
-TARGET_DIVERGENCE = 0.1
-"""Nats at which an adapter is compared with its shuffled self, by way of its weight."""
-
-MIN_DIVERGENCE, MAX_DIVERGENCE = 0.01, 2.0
-"""Between these its weight is left as it is; below, even so, nothing can be told."""
-
-MAX_FACTOR = 64.0
-NUM_SHUFFLES = 2
 
 
 class Trials:
@@ -64,7 +56,7 @@ class Trials:
         self._tryouts = catalog.tryouts
         self._given_up: set[tuple[str, ...]] = set()
         self._awaited: set[str] = set()
-        self._last_tried: dict[str, float] = {}
+        self._rested_at: dict[str, float] = {}
         self._base: torch.Tensor | None = None  # its log-probabilities on the text
         self._base_loss = math.inf
         self._changed = asyncio.Event()
@@ -128,28 +120,25 @@ class Trials:
         while True:
             sources = self._open(self._tryouts.sources())
             presets = [] if sources else self._open(await run_in_threadpool(self._tryouts.presets))
-            candidates = sorted(sources or presets, key=self._order)
-            if not candidates:
+            ready = sorted(sources, key=self._order) or [p for p in presets if self._is_rested(p)]
+            if ready:
+                began = time.monotonic()
+                await self._try(ready[0])
+                now = time.monotonic()
+                self._rested_at[ready[0].served.model] = now + REST * (now - began)
+            elif presets:
+                await asyncio.sleep(REST_POLL_SECONDS)
+            else:
                 return
-            began = time.monotonic()
-            await self._try(candidates[0])
-            if not sources:
-                self._last_tried[candidates[0].served.model] = time.monotonic()
-                await self._rest(REST * (time.monotonic() - began))
 
-    async def _rest(self, seconds: float) -> None:
-        """Do nothing for a while, unless a source is new."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._open(self._tryouts.sources()):
-            await asyncio.sleep(min(0.1, seconds))
+    def _is_rested(self, preset: Candidate) -> bool:
+        return self._rested_at.get(preset.served.model, 0.0) <= time.monotonic()
 
-    def _order(self, candidate: Candidate) -> tuple[bool, bool, float]:
-        """Sources for which somebody waits, then those that do not record this base; of presets
-        those that were tried longest ago.
-        """
-        name, content = candidate.served.model, candidate.content
+    def _order(self, source: Candidate) -> tuple[bool, bool]:
+        """Sources for which somebody waits, then those that do not record this base."""
+        content = source.content
         is_proven = isinstance(content, Adapter) and content.base_digest is not None
-        return name not in self._awaited, is_proven, self._last_tried.get(name, 0.0)
+        return source.served.model not in self._awaited, is_proven
 
     def _open(self, candidates: list[Candidate]) -> list[Candidate]:
         return [c for c in candidates if c.keys not in self._given_up]
@@ -157,6 +146,9 @@ class Trials:
     async def _try(self, candidate: Candidate) -> None:
         try:
             trial = await self._trial(candidate)
+        except QueueFullError:  # others fill the queue: try again
+            await asyncio.sleep(QUEUE_SECONDS)
+            return
         except UnavailableError:
             raise
         except ServiceError as error:  # say, more rows than there are
@@ -166,44 +158,26 @@ class Trials:
         await run_in_threadpool(self._tryouts.note, candidate, trial)
 
     async def _trial(self, candidate: Candidate) -> Trial:
-        read = await self._read([candidate.served])
+        read = await self._read([candidate.served], self._text)
         trial = Trial(self._text.num_read, read.losses[0], self._base_loss)
-        content, weights = candidate.content, candidate.served.members[0].weights
+        content, divergence = candidate.content, read.divergences[0]
         if not isinstance(content, Adapter) or content.base_digest is not None:
-            return trial
-        assert isinstance(weights, Blend), "an adapter alone is a blend"
-        alignment = await self._alignment(content, weights, read.divergences[0])
-        return replace(trial, alignment=alignment)
-
-    async def _read(self, served: list[Served]) -> TrialReader:
-        assert self._base is not None, "the base reads first"
-        return await self._text.read([self._text.voice(s) for s in served], self._base)
-
-    async def _alignment(self, adapter: Adapter, blend: Blend, divergence: float) -> float | None:
-        """How much more the adapter changes what the model says than shuffled ones: the divergence
-        from the base over theirs, at a weight at which that can be told. None if it cannot.
-        """
+            return trial  # an adapter that records its base was held against it
         if not 0 < divergence < math.inf:
-            return None
-        factor = _factor(divergence)
-        coefficients = factor * blend.coefficients
-        others = [
-            await run_in_threadpool(shuffled, adapter, self._tryouts.merging_base, seed)
-            for seed in range(NUM_SHUFFLES)
-        ]
-        tried = [*others] if factor == 1 else [adapter, *others]
-        blends = [Blend(f"{a.digest} at {factor}", (a,), coefficients) for a in tried]
-        read = await self._read([self._tryouts.blend(blend) for blend in blends])
-        own, *shuffles = [*([divergence] if factor == 1 else []), *read.divergences]
-        mean = sum(shuffles) / NUM_SHUFFLES
-        return None if own < MIN_DIVERGENCE or not 0 < mean < math.inf else own / mean
+            return trial
+        blends = await run_in_threadpool(compared, content, self._tryouts.merging_base, divergence)
+        found: list[float] = []
+        for some in _batched(blends, self._text.max_rows):
+            served = [self._tryouts.blend(blend) for blend in some]
+            found += (await self._read(served, self._text.beginning)).divergences
+        return replace(trial, alignment=alignment(found))
+
+    async def _read(self, served: list[Served], text: PlainText) -> TrialReader:
+        assert self._base is not None, "the base reads first"
+        return await text.read([text.voice(s) for s in served], self._base)
 
 
-def _factor(divergence: float) -> float:
-    """By which an adapter's weight is multiplied, so that what it does is neither lost in rounding
-    nor all that can be.
-    """
-    if MIN_DIVERGENCE <= divergence <= MAX_DIVERGENCE:
-        return 1.0
-    factor = math.sqrt(TARGET_DIVERGENCE / divergence)
-    return min(max(factor, 1 / MAX_FACTOR), MAX_FACTOR)
+def _batched(blends: Sequence[Blend], size: int) -> Iterator[Sequence[Blend]]:
+    """Some at a time."""
+    for begin in range(0, len(blends), size):
+        yield blends[begin : begin + size]

@@ -1,8 +1,9 @@
 """Why a source or a preset is likely to write gibberish: from its figures, and from trying it."""
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from merging.adapter import Adapter, other_base
 from merging.base import Base
@@ -21,7 +22,12 @@ MAX_RISE_OVER_SOURCE = 1.0
 """The same of a merge, and beside the worst of its sources."""
 
 MIN_ALIGNMENT = 2.0
-"""See `Trial.alignment`: adapters of this base have 3 to 160, those of another 0.5 to 1.6."""
+"""See `Trial.alignment`: adapters of this base have 2.3 to 13, those of another 0.4 to 1.3."""
+
+MAX_KNOWN = 4096
+"""Digests that are remembered, of either kind."""
+
+Known = TypeVar("Known")
 
 LARGE_DELTA = 0.9
 """A checkpoint that changes the base by as much of its norm is doubted, though it is related."""
@@ -33,7 +39,8 @@ class Trial:
 
     Losses are in nats a token; that of weights whose logits are not finite is infinite.
     `alignment`, of an adapter: how much more it changes what the model says than the same numbers
-    do when the channels that it reads and writes are shuffled; None where that was not asked.
+    do when the channels that it reads and writes are shuffled (see `server.api.alignment`); None
+    where that was not asked or cannot be told.
     """
 
     num_tokens: int
@@ -60,11 +67,13 @@ class Doubts:
         """Note how a checkpoint is related to the base."""
         with self._lock:
             self._relations[digest] = relation
+            _forget_oldest(self._relations)
 
     def note_trial(self, digest: str, trial: Trial) -> None:
         """Note how a source or a merge did."""
         with self._lock:
             self._trials[digest] = trial
+            _forget_oldest(self._trials)
 
     def relation(self, digest: str) -> Relation | None:
         """How a checkpoint is related to the base, if it was looked at."""
@@ -73,12 +82,6 @@ class Doubts:
     def trial(self, digest: str) -> Trial | None:
         """How a source or a merge did, if it was tried."""
         return self._trials.get(digest)
-
-    def keep(self, digests: Collection[str]) -> None:
-        """Forget all but these."""
-        with self._lock:
-            self._relations = {d: r for d, r in self._relations.items() if d in digests}
-            self._trials = {d: t for d, t in self._trials.items() if d in digests}
 
     def of_source(self, content: Content) -> tuple[str, ...]:
         """Why a source is likely to be of another base, or broken."""
@@ -118,9 +121,9 @@ class Doubts:
             return
         if trial.alignment is not None and not aligned:
             yield (
-                f"it changes what the model says only {trial.alignment:.2g} times as much as its "
-                "own numbers in shuffled channels do, and an adapter of this base 3 times and "
-                "more: it was probably trained on another base, or not at all"
+                "it was probably trained on another base, or not at all: it changes what the model "
+                f"says {trial.alignment:.2g} times as much as its own numbers in shuffled channels "
+                f"do, and an adapter of this base at least {MIN_ALIGNMENT:g} times"
             )
         if not trial.rise <= MAX_SOURCE_RISE:
             yield f"{_told(trial)}: it is of another base, or broken"
@@ -130,6 +133,11 @@ class Doubts:
         other = other_base(adapter, self._base)
         if other is not None and (adapter.base_digest is not None or not aligned):
             yield other
+
+
+def _forget_oldest(known: dict[str, Known]) -> None:
+    while len(known) > MAX_KNOWN:
+        del known[next(iter(known))]
 
 
 def ensemble_key(label: str) -> str:

@@ -63,16 +63,23 @@ class Tryouts:
         return found
 
     def presets(self) -> list[Candidate]:
-        """The presets that serve, were not tried as they are now, and are more than the base."""
+        """The presets that serve, were not tried as they are now, and are more than the base; the
+        one that was edited last comes first.
+        """
         snapshot = self._published.snapshot
         found = []
-        for _, preset in sorted(snapshot.presets.items()):
+        newest = sorted(snapshot.presets.values(), key=lambda p: p.record.created_at, reverse=True)
+        for preset in newest:
             if preset.serving is None or self._is_tried(preset.serving):
                 continue
             served = self._caller.preset_at_hand(snapshot, preset)
             if served is not None and served.path != "base":
                 found.append(Candidate(_keys(served), served))
         return found
+
+    def trial(self, digest: str) -> Trial | None:
+        """How a content did, if it was tried."""
+        return self._doubts.trial(digest)
 
     def note(self, candidate: Candidate, trial: Trial) -> None:
         """Remember how a candidate did, and say so if it is suspect."""

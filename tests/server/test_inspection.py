@@ -1,6 +1,7 @@
 """`mergeserve inspect` says what a folder is, and what would be done with it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_an_adapter_that_fits_is_served(tmp_path: Path) -> None:
 def test_another_base_name_is_a_warning(tmp_path: Path) -> None:
     """The adapter is served, and the doubt is shown."""
     folder = write_adapter(tmp_path, factors(Q0), base_model_name_or_path="org/other")
-    found = lines(inspect_folder(folder, BASE))
+    found = lines(inspect_folder(folder, replace(BASE, hub_id="org/flat")))
     assert "'org/other'" in found["warning"][0]
     assert found["outcome"][0].startswith("served as a blend")
 
