@@ -132,7 +132,7 @@ def _write(arguments: argparse.Namespace, result: Frame) -> None:
     written = [(path, text) for path, text in wanted if path is not None]
     for path, text in written:
         path.write_text(text, "utf-8")
-    print(result["text"], end="")
+    print(result.get("text") or result["markdown"], end="")  # a server of before has no text
     for path, _ in written:
         print(f"report: {path}")
     if not written:

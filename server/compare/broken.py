@@ -112,9 +112,8 @@ def _loses(findings: Findings, measures: Measures, candidate: int) -> str | None
     excess = float((own - base).mean())
     if excess < BROKEN_NATS:
         return None
-    name = spoken(findings, against)
-    name = "the base" if name == "base" else name
-    return f"its loss is {excess:.1f} nats above that of {name}{where}"
+    name = "the base" if findings.candidates[against].role == "base" else spoken(findings, against)
+    return f"its loss is {excess:.1f} nats above {name}'s{where}"
 
 
 def _imitation(findings: Findings, candidate: int, against: int) -> tuple[Array, Array]:

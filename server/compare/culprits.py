@@ -34,11 +34,13 @@ def find_culprit(
     guilty = [name for name in sources if alone.get(name) in known.broken]
     if guilty:
         are = "is" if len(guilty) == 1 else "are"
-        return guilty[0], f"{' and '.join(guilty)} {are} broken alone as well"
-    for name in sources:
+        loss = _loss_without(known, candidate, guilty[0]) if len(guilty) == 1 else None
+        mended = "" if loss is None else f", and without it the loss would be {loss:.2f}"
+        return guilty[0], f"{' and '.join(guilty)} {are} broken alone as well{mended}"
+    for name in sources if "loss" in signs else ():
         loss = _loss_without(known, candidate, name)
-        if "loss" in signs and loss is not None:
-            return name, f"without {name} its loss would be {loss:.1f}"
+        if loss is not None:
+            return name, f"without {name} the loss would be {loss:.2f}"
     if set(signs) - {"score"} and all(name in alone for name in sources):
         each = f"its source {sources[0]} alone works" if len(sources) == 1 else "its sources work"
         return None, f"{each}, so its weights or parameters are to blame"

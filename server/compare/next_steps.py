@@ -15,7 +15,8 @@ def next_steps(judgement: Judgement) -> Iterator[str]:
     """One or two sentences."""
     broken = judgement.broken_subject
     if broken is not None:
-        yield from _mend(judgement, broken.culprit)
+        is_ruined = broken.culprit is not None or set(broken.signs) != {"score"}
+        yield from _mend(judgement, broken.culprit) if is_ruined else _improve(judgement)
         return
     guilty = next((found.culprit for found in judgement.broken if found.culprit), None)
     if guilty is not None:
@@ -38,7 +39,7 @@ def _mend(judgement: Judgement, culprit: str | None) -> Iterator[str]:
         yield f"leave {culprit} out{how}, and see whether it belongs to this base"
     else:
         how = f" (mergeserve presets show {preset})" if preset else ""
-        yield f"lower its weights, to a sum of about 1, and a lambda above 1{how}; {EXPLAINED}"
+        yield f"lower its weights to a sum of about 1, and its lambda to 1{how}; {EXPLAINED}"
 
 
 def _improve(judgement: Judgement) -> Iterator[str]:

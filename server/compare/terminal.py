@@ -8,10 +8,10 @@ from server.compare.titles import title
 from server.compare.wording import NONE, number, settings_line, share, standing
 
 WIDTH = 110
-MAX_ROWS = 10
+MAX_ROWS = 8
 MAX_NAME = 28
-MAX_LINES = 26
-"""Two or three lines are left for the files that were written."""
+MAX_LINES = 27
+"""Three of thirty are left for the files that were written."""
 
 BADGES = {
     "ship": "SHIP",
@@ -29,12 +29,12 @@ def to_text(report: Report) -> str:
     lines = [
         *_wrapped(title(report), 2),
         "",
-        *_wrapped(f"{BADGES[headline.advice]}: {headline.sentence}", 5),
+        *_wrapped(f"{BADGES[headline.advice]}: {headline.sentence}", 4),
         "",
         *_table(report),
         "",
-        *_fitting([*headline.more, *(report.blame.sentences[:1] if report.blame else ())], 4),
-        *_fitting([f"next: {step}" for step in headline.next_steps], 4),
+        *_fitting([*headline.more, *(report.blame.sentences[:1] if report.blame else ())], 3),
+        *_fitting([f"next: {step}" for step in headline.next_steps], 3),
         *_wrapped(f"({settings_line(report)}{_left_out(report)})", 2),
     ]
     return "\n".join(lines[:MAX_LINES]) + "\n"

@@ -84,8 +84,8 @@ def standing(report: Report, candidate: CandidateReport) -> str:
     if candidate.versus is None:
         return "reference"
     verdict = candidate.versus.verdict
-    if verdict is None:
-        return NONE
+    if verdict is None or any(found.candidate == report.reference for found in report.broken):
+        return NONE  # to be worse or better than what is broken says nothing
     if verdict.conclusion == "inferior":
         return "worse"
     if verdict.advice == "ship" and verdict.difference.low > 0:

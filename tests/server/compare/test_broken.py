@@ -7,6 +7,7 @@ from server.compare.repetition import is_degenerate
 from server.compare.report import Report
 from server.compare.reporting import make_report
 from server.compare.terminal import to_text
+from server.compare.wording import standing
 from tests.server.compare.synthetic import Planted, PlantedProbe, plant
 
 NAN = "the model gave logits that are not finite"
@@ -39,7 +40,7 @@ def test_a_ruined_merge_is_told_first() -> None:
     sentence = found.headline.sentence
     assert found.headline.advice == "broken"
     assert sentence.startswith("the merge is broken: its loss is ")
-    assert " nats above that of the base" in sentence
+    assert " nats above the base's; " in sentence
     assert "0 of 12 right, its source good alone 12 of 12" in sentence
     assert "bad is broken alone as well" in sentence
     assert "not enough prompts" not in to_text(found)
@@ -120,7 +121,7 @@ def test_a_source_that_mends_the_merge_by_its_absence_is_blamed() -> None:
     found = without_scores(ENSEMBLE, BASE, MERGE, probes=[PlantedProbe("without", 2, 0.2, "bad")])
     (merge,) = found.broken
     assert merge.culprit == "bad"
-    assert "without bad its loss would be " in merge.sentence
+    assert "without bad the loss would be " in merge.sentence
     assert found.headline.next_steps[0].startswith("leave bad out")
 
 
@@ -145,6 +146,7 @@ def test_a_reference_that_is_broken_judges_nobody() -> None:
     assert found.headline.advice == "none"
     assert found.headline.sentence.startswith("the ensemble is broken: ")
     assert "their verdicts say nothing" in found.headline.sentence
+    assert [standing(found, c) for c in found.candidates] == ["broken", *["\N{EN DASH}"] * 3]
 
 
 def test_an_undecided_verdict_says_what_the_prompts_do_allow() -> None:
