@@ -38,7 +38,8 @@ RECIPE_FIELDS = {
 class PresetDocument(BaseModel):
     """A named recipe with a mode and sampling defaults.
 
-    What stands in `sources` and `parameters` is the recipe's to check: see `recipe`.
+    What stands in `sources` and `parameters` is the recipe's to check: see `recipe`. `ignored`:
+    what the mergekit configuration that it was made of said to no effect.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -59,18 +60,21 @@ class PresetDocument(BaseModel):
     overrides: OverrideLevel | None = None
     defaults: SamplingDefaults = SamplingDefaults()
     pinned: bool = False
+    ignored: list[str] = Field(default_factory=list)
 
     def recipe(self) -> Recipe:
         """What decides the weights. Raises RecipeError with every reason."""
         return Recipe.model_validate(self.model_dump(include=RECIPE_FIELDS))
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Plain JSON values; sampling defaults, a tokenizer_source and parts of the ensemble are
-        left out where they are not set.
+        """Plain JSON values; sampling defaults, a tokenizer_source, `ignored` and parts of the
+        ensemble are left out where they are not set.
         """
         document: dict[str, JsonValue] = self.model_dump(mode="json")
         if self.tokenizer_source is None:
             del document["tokenizer_source"]
+        if not self.ignored:
+            del document["ignored"]
         document["ensemble"] = self.ensemble.to_json()
         document["defaults"] = self.defaults.model_dump(mode="json", exclude_none=True)
         return document

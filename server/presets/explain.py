@@ -40,7 +40,11 @@ def explain(
         "sources": [_source_json(source) for source in explanation.sources],
         **_parameters_json(explanation),
         **_variant_json(explanation, built, kv_bytes),
-        "warnings": [*explanation.warnings, *_source_warnings(plan, sources)],
+        "warnings": [
+            *record.document.ignored,
+            *explanation.warnings,
+            *_source_warnings(plan, sources),
+        ],
         "twin": twin(record.document, plan),
     }
 
@@ -78,9 +82,10 @@ def explain_failed(record: PresetRecord) -> dict[str, JsonValue]:
 def twin(document: PresetDocument, plan: Plan) -> dict[str, JsonValue]:
     """The ensemble that the merge approximates, and whether their coefficients are the same.
 
-    They are if the method is linear and no coefficient depends on the layer or the tensor; else
-    the twin has their means. A pool takes the weights as they were before the method combined them.
-    `ignored` names the parameters of the recipe that only the merge has a use for.
+    They are if the method is linear, leaves the base's own scale, and no coefficient depends on
+    the layer or the tensor; else the twin has their means. A pool takes the weights as they were
+    before the method combined them. `ignored` names the parameters of the recipe that only the
+    merge has a use for.
     """
     settings = document.ensemble
     result: dict[str, JsonValue] = {
