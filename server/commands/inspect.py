@@ -10,7 +10,9 @@ from merging.checkpoint_fit import under_base_names
 from merging.checkpoint_weights import open_checkpoint
 from merging.diagnosis import Diagnosis, GroupFigures
 from merging.errors import MergingError, OutputError, SourceError
+from merging.not_weights import not_a_folder
 from merging.plan_diagnosis import diagnose_plan
+from merging.regular_file import check_files
 from server.commands.failure import fail
 from server.commands.logs import configure_logging
 from server.commands.progress import ProgressReporter
@@ -40,7 +42,8 @@ def _inspect_folder(folder: Path, arguments: argparse.Namespace) -> str:
     if arguments.html is not None or arguments.source:
         raise OutputError("--html and --source go with --recipe")
     if not folder.is_dir():
-        raise SourceError(f"{folder} is not a folder")
+        raise SourceError(not_a_folder(folder))
+    check_files(folder)
     if arguments.model is None:
         return inspect_folder(folder, None)
     base_folder = model_folder(arguments.model, lambda what, done, total: None)

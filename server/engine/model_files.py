@@ -16,7 +16,12 @@ from transformers import (
 )
 
 from merging.adapter import BaseTensor
+from merging.adapter_config import FILE, read_config
+from merging.checkpoint import read_header, weight_files, wrapper_of
 from merging.checkpoint_weights import CheckpointWeights
+from merging.errors import SourceError
+from merging.not_weights import not_a_folder
+from merging.regular_file import check_files
 from server.engine.errors import ModelLoadError
 from server.engine.tokenizer import Tokenizer
 
@@ -36,9 +41,13 @@ def model_folder(model: str | Path, progress: Progress) -> Path:
     """The folder of a model: the path itself, or a hub id's snapshot."""
     path = Path(model).expanduser()
     if path.is_dir():
+        try:
+            check_files(path)
+        except SourceError as error:
+            raise ModelLoadError(str(error)) from error
         return path
     if path.exists() or str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
-        raise ModelLoadError(f"{model!s} is not a folder with a model")
+        raise ModelLoadError(not_a_folder(path))
     progress(f"downloading {model}", 0, 0)
     try:
         return Path(
@@ -55,10 +64,29 @@ def model_folder(model: str | Path, progress: Progress) -> Path:
 
 def load_config(folder: Path) -> PreTrainedConfig:
     """The config of a model folder."""
+    if (folder / FILE).exists() and not (folder / "config.json").exists():
+        raise ModelLoadError(_adapter_as_base(folder))
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{folder} has no config.json of a known model: {error}") from error
+
+
+def _wrapper(folder: Path) -> str:
+    return wrapper_of(name for path in weight_files(folder) for name in read_header(path).entries)
+
+
+def _adapter_as_base(folder: Path) -> str:
+    """What to say to who names an adapter where a model is needed."""
+    try:
+        recorded = read_config(folder).base_name
+    except SourceError:
+        recorded = None
+    base = "" if recorded is None else f"; it was trained on {recorded!r}"
+    return (
+        f"{folder} is an adapter, and not a model: name the model that it was trained on as MODEL, "
+        f"and the adapter with --source NAME={folder}{base}"
+    )
 
 
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -82,6 +110,11 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> PreT
         for key in ("missing_keys", "mismatched_keys")
         if report[key]
     }
+    if wrapper := _wrapper(folder):
+        raise ModelLoadError(
+            f"the tensors in {folder} have names that begin with {wrapper!r}, as a wrapped model "
+            "saves them, and transformers finds none of them: save the model inside the wrapper"
+        )
     if problems:
         raise ModelLoadError(f"{folder} does not hold the whole model: {problems}")
     return network.to(device)

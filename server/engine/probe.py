@@ -6,6 +6,7 @@ bias, state beside keys and values) would give wrong text without an error, so a
 both ways when a model is loaded.
 """
 
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -22,6 +23,8 @@ from server.engine.runner import Runner
 from server.engine.step_plan import RowWork
 from server.engine.variant import Variant
 
+logger = logging.getLogger(__name__)
+
 CHUNKS = (11, 6, 1, 1, 1)
 """How the test prompt is cut: two prefill chunks, then decoding."""
 
@@ -29,6 +32,11 @@ NUM_TOKENS = sum(CHUNKS)
 BLOCK_SIZE = 4
 MAX_ERROR_FLOAT32 = 1e-3
 MAX_ERROR_HALF = 0.05
+
+FAILURES = (TypeError, AttributeError, RuntimeError, IndexError, KeyError, ValueError)
+"""What transformers' layers raise where the engine is not what they expect. Their texts are about
+Python, and are for the log.
+"""
 
 
 def _tokens(model: PreTrainedModel) -> list[int]:
@@ -49,8 +57,12 @@ def probe(model: PreTrainedModel) -> tuple[BlendedModel, int | None]:
             expected = reference_logits(model)
         blended = prepare(model, siblings, shapes)
         windows = verify(blended, expected)
-    except (TypeError, AttributeError, RuntimeError, IndexError, KeyError, ValueError) as error:
-        raise UnsupportedModelError(f"{type(model).__name__} cannot be served: {error}") from error
+    except FAILURES as error:
+        logger.debug("the engine cannot run %s", type(model).__name__, exc_info=True)
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be served: its layers call attention, the cache or "
+            "each other in a way that the engine does not know"
+        ) from error
     return blended, exact_len(model.config, windows)
 
 
@@ -134,8 +146,11 @@ def check_variant(variant: Variant) -> None:
     """
     try:
         logits, windows = _engine_logits(variant.model)
-    except (TypeError, AttributeError, RuntimeError, IndexError, KeyError, ValueError) as error:
-        raise VariantError(f"the merged model cannot be run: {error}") from error
+    except FAILURES as error:
+        logger.error("the merged model cannot be run", exc_info=True)
+        raise VariantError(
+            "the merged model cannot be run: its layers do not fit together; the log has the cause"
+        ) from error
     num_layers = len(variant.model.shapes)
     if len(windows) != num_layers:
         raise VariantError(f"only {len(windows)} of the merged model's {num_layers} layers are run")

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from merging.errors import RecipeError
 from merging.mergekit import EXPERTS
 from merging.mergekit_reference import reference_text
+from merging.regular_file import MAX_YAML, read_file
 from server.presets.document import RECIPE_FIELDS, SERVER_FIELDS, PresetDocument
 
 MERGEKIT_METHOD = "merge_method"
@@ -86,7 +87,7 @@ class RecipeFile:
 def read_recipe_file(path: Path) -> RecipeFile:
     """Read YAML (or JSON, which is YAML). Raises RecipeError."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text("utf-8")))
+        documents = list(yaml.safe_load_all(read_file(path, MAX_YAML).decode()))
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
