@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import yaml
 from pydantic import JsonValue
@@ -11,7 +12,7 @@ from merging.errors import RecipeError
 from merging.mergekit import EXPERTS
 from merging.mergekit_reference import reference_text
 from merging.regular_file import MAX_YAML, read_file
-from server.presets.document import RECIPE_FIELDS, SERVER_FIELDS, PresetDocument
+from server.presets.document import RECIPE_FIELDS, SERVER_FIELDS, PresetDocument, with_weights
 
 MERGEKIT_METHOD = "merge_method"
 """The key that tells mergekit's form from the native one, where it is `method`."""
@@ -81,7 +82,8 @@ class RecipeFile:
         known = RECIPE_FIELDS | PresetDocument.model_fields.keys() | SERVER_FIELDS
         if unknown := [key for key in self.content if key not in known]:
             raise RecipeError([f"{key}: is not a field of a recipe" for key in unknown])
-        return {key: value for key, value in self.content.items() if key in RECIPE_FIELDS}
+        fields = with_weights({k: v for k, v in self.content.items() if k in RECIPE_FIELDS})
+        return cast(dict[str, JsonValue], fields)
 
 
 def read_recipe_file(path: Path) -> RecipeFile:

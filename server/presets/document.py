@@ -97,6 +97,7 @@ def parse_document(data: object, *, name: str | None = None) -> PresetDocument:
     fields = {key: value for key, value in data.items() if key not in SERVER_FIELDS}
     if name is not None:
         check_same_name(name, fields.setdefault("name", name))
+    fields = with_weights(fields)
     bad = list(_bad_values(fields))
     try:
         document = PresetDocument.model_validate(fields)
@@ -105,6 +106,21 @@ def parse_document(data: object, *, name: str | None = None) -> PresetDocument:
     if bad:
         raise _invalid(bad)
     return document
+
+
+def with_weights(fields: dict[str, object]) -> dict[str, object]:
+    """The fields of a document or of a patch, with a source's bare number, or list, as its weight:
+    `{"math": 0.5}` is short for `{"math": {"weight": 0.5}}`.
+    """
+    sources = fields.get("sources")
+    if not isinstance(sources, dict):
+        return fields
+    return {**fields, "sources": {name: _settings(value) for name, value in sources.items()}}
+
+
+def _settings(value: object) -> object:
+    is_weight = isinstance(value, int | float | list) and not isinstance(value, bool)
+    return {"weight": value} if is_weight else value
 
 
 def check_same_name(name: str, other: object) -> None:

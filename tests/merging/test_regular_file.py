@@ -59,7 +59,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
     """It is no missing file: a download was moved, or cut off."""
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(OSError, match="a link to .*gone, which is not there"):
+    with pytest.raises(OSError, match=r"a link to .*gone, which is not there"):
         is_there(tmp_path / "link")
 
 
