@@ -1,17 +1,21 @@
 """A PEFT LoRA adapter in memory: the low-rank factors of each module that it changes."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from merging import mlx_adapter
 from merging.adapter_config import AdapterConfig, read_config
+from merging.adapter_names import peft_names
 from merging.adapter_tensors import AdapterTensors, sort_tensors, value_problem
 from merging.base import HUB_ID, Base, split_layer
-from merging.checkpoint import no_weights, read_tensors
+from merging.checkpoint import read_tensors
 from merging.digest import content_digest, json_digest, value_digest
 from merging.errors import BaseMismatchError, SourceError
+from merging.not_weights import no_weights
 from merging.wording import grouped, shown
 
 WEIGHTS = "adapter_model.safetensors"
@@ -63,21 +67,23 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read a PEFT folder: adapter_config.json and adapter_model.safetensors, in its own dtype.
+    """Read a folder of PEFT, adapter_config.json and adapter_model.safetensors, or of MLX, with
+    adapters.safetensors; the factors keep their dtype.
 
     The tensors are copies: later changes on disk do not matter. The digest covers tensors and
     scales, and so all that changes the result: no paths, no names, no training settings.
 
     Raises SourceError with every reason why it is not a static low-rank delta on linear layers.
     """
-    config, path = read_config(folder), folder / WEIGHTS
+    config, path = read_config(folder), weights_file(folder)
     if "peft_type" in config.refusals:  # whatever else is odd in it follows from that
         raise SourceError(config.refusals["peft_type"])
-    if not path.is_file():
+    if not os.path.lexists(path):
         absent = f"{path} is missing" if any(folder.glob("*.safetensors")) else no_weights(folder)
         raise SourceError([*config.refusals.values(), absent])
     header, tensors = read_tensors(path)
-    parts = sort_tensors(tensors)
+    is_mlx = path.name == mlx_adapter.WEIGHTS
+    parts = sort_tensors(mlx_adapter.peft_tensors(tensors) if is_mlx else peft_names(tensors))
     refusals = {**parts.refusals, **config.refusals}
     reasons = [*refusals.values(), *grouped(_problems(parts, config))]
     if reasons:
@@ -97,6 +103,12 @@ def read_adapter(folder: Path) -> Adapter:
         base_copies=parts.base_copies,
         targets=config.targets,
     )
+
+
+def weights_file(folder: Path) -> Path:
+    """The file with an adapter's tensors, PEFT's where there is none."""
+    mlx = folder / mlx_adapter.WEIGHTS
+    return mlx if mlx.exists() and not (folder / WEIGHTS).exists() else folder / WEIGHTS
 
 
 def _problems(parts: AdapterTensors, config: AdapterConfig) -> Iterator[tuple[str, str]]:

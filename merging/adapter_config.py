@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merging.errors import SourceError
+from merging.mlx_adapter import is_mlx, peft_config
+from merging.regular_file import read_file
 
 FILE = "adapter_config.json"
 
@@ -149,10 +151,10 @@ def read_config(folder: Path) -> AdapterConfig:
     """
     path = folder / FILE
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(read_file(path))
         if not isinstance(config, dict):
             raise SourceError(f"{path} is not a JSON object")
-        return parse_config(config)
+        return parse_config(peft_config(config) if is_mlx(config) else config)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ import torch
 
 from merging.adapter import BASE_DIGEST_KEYS, WEIGHTS, LowRank
 from merging.adapter_config import FILE
-from merging.adapter_tensors import PREFIX
+from merging.adapter_names import PREFIX
 from merging.base import Base, split_layer
 from merging.blend import Blend
 from merging.errors import OutputError

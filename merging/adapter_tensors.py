@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from merging.adapter_config import refusal
+from merging.adapter_names import PREFIX, SAVE
 from merging.digest import value_digest
 from merging.wording import shown
-
-PREFIX = "base_model.model."
-"""What PEFT puts before every module's path in the model."""
 
 MARKS: Mapping[str, str] = {
     "lora_magnitude_vector": "use_dora",
@@ -68,7 +66,9 @@ def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
         else:
             unexpected.append(key)
     if unexpected:
-        refusals["unexpected"] = f"it has tensors that PEFT does not write: {shown(unexpected)}"
+        refusals["unexpected"] = (
+            f"it has tensors that PEFT does not write: {shown(unexpected)}; {SAVE}"
+        )
     if not factors["A"] and not factors["B"]:
         refusals["empty"] = "it has no lora_A and lora_B tensors"
     return AdapterTensors(factors["A"], factors["B"], base_copies, refusals)

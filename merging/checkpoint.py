@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 from pathlib import Path
 
@@ -14,6 +14,9 @@ import torch
 
 from merging.digest import json_digest
 from merging.errors import SourceError
+from merging.not_weights import no_weights, not_a_folder
+from merging.regular_file import check_not_sparse, is_there, open_file, read_file
+from merging.wording import malformed
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -36,9 +39,9 @@ Progress = Callable[[int, int], None]
 
 CHUNK = 1 << 22  # bytes hashed at a time
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
+WRAPPERS = ("module.", "_orig_mod.")
 MAX_DIMS = 16  # dimensions of a tensor
 MAX_NUMBER = 1 << 60  # of bytes, and of elements counted as if no dimension were empty
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +73,13 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     Raises SourceError if there are none, or if the index names a shard that is missing.
     """
     if not folder.is_dir():
-        raise SourceError(f"{folder} is not a folder")
+        raise SourceError(not_a_folder(folder))
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
+    if _is_there(single):
         return (single,)
-    if index.is_file():
+    if _is_there(index):
         return _shards(index)
-    files = tuple(sorted(path for path in folder.glob("*.safetensors") if path.is_file()))
+    files = tuple(sorted(path for path in folder.glob("*.safetensors") if _is_there(path)))
     if not files:
         raise SourceError(no_weights(folder))
     return files
@@ -84,30 +87,24 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = sorted(set(json.loads(read_file(index))["weight_map"].values()))
         # A shard is a file of this folder: an index must not reach out of it.
         shards = tuple(index.parent / Path(name).name for name in names)
+    except OSError as error:
+        raise SourceError(f"{index} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{index} is not an index of safetensors: {error!r}") from error
-    missing = [path.name for path in shards if not path.is_file()]
+        raise SourceError(f"{index} is not an index of safetensors: {malformed(error)}") from error
+    missing = [path.name for path in shards if not _is_there(path)]
     if missing:
         raise SourceError(f"{index} names shards that are missing: {', '.join(missing)}")
     return shards
 
 
-def no_weights(folder: Path) -> str:
-    """Why a folder without safetensors cannot be used, and the way out if it has pickle files."""
+def _is_there(path: Path) -> bool:
     try:
-        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+        return is_there(path)
     except OSError as error:
-        return f"{folder} cannot be read: {error.strerror}"
-    if not pickles:
-        return f"{folder} holds no .safetensors file"
-    return (
-        f"{folder} holds its weights as pickle ({', '.join(pickles)}), which can run code when it "
-        "is opened; convert it to safetensors, for instance by loading it where you trust it and "
-        "calling save_pretrained of a current transformers or peft"
-    )
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_header(path: Path) -> Header:
@@ -120,7 +117,8 @@ def read_header(path: Path) -> Header:
 
 
 def tensor_entries(folder: Path) -> Mapping[str, TensorEntry]:
-    """Every tensor of the folder by name, sorted, from the headers alone.
+    """Every tensor of the folder by name, sorted, from the headers alone. What DataParallel or
+    torch.compile put before all names is left out.
 
     Raises SourceError if a file cannot be read, or if two files hold a tensor of the same name.
     """
@@ -130,7 +128,19 @@ def tensor_entries(folder: Path) -> Mapping[str, TensorEntry]:
             if name in found:
                 raise SourceError(f"tensor {name} is both in {found[name].path} and in {path}")
             found[name] = entry
-    return dict(sorted(found.items()))
+    wrapper = wrapper_of(found)
+    bare = {name.removeprefix(wrapper): entry for name, entry in found.items()}
+    return {n: replace(entry, name=n) if wrapper else entry for n, entry in sorted(bare.items())}
+
+
+def wrapper_of(names: Iterable[str]) -> str:
+    """What a wrapper of the model put before all names of tensors; empty if there was none."""
+    wrapper, left = "", list(names)
+    while left and (
+        own := next((w for w in WRAPPERS if all(name.startswith(w) for name in left)), "")
+    ):
+        wrapper, left = wrapper + own, [name.removeprefix(own) for name in left]
+    return wrapper
 
 
 def read_tensors(path: Path) -> tuple[Header, Mapping[str, torch.Tensor]]:
@@ -164,7 +174,8 @@ def checkpoint_digest(folder: Path, progress: Progress | None = None) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            check_not_sparse(file)
             yield file
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
@@ -187,7 +198,8 @@ def _parse_header(file: BufferedReader, path: Path) -> Header:
         }
         entries = {name: _entry(name, value, path, start) for name, value in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{path} is not safetensors, by its header: {error!r}") from error
+        told = malformed(error)
+        raise SourceError(f"{path} is not safetensors, by its header: {told}") from error
     _check_layout(entries, path, start, size)
     return Header(entries, metadata)
 
@@ -195,7 +207,7 @@ def _parse_header(file: BufferedReader, path: Path) -> Header:
 def _entry(name: str, value: Mapping[str, object], path: Path, start: int) -> TensorEntry:
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list)):
-        raise TypeError(f"tensor {name!r} is described by {value!r}")
+        raise ValueError(f"tensor {name!r} is described by {value!r}")
     if not all(type(n) is int and 0 <= n <= MAX_NUMBER for n in (*shape, *offsets)):
         raise ValueError(f"tensor {name!r} has shape {shape} and data_offsets {offsets}")
     if len(shape) > MAX_DIMS or math.prod(n or 1 for n in shape) > MAX_NUMBER:

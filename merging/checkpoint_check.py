@@ -10,6 +10,7 @@ from merging.checkpoint_weights import CheckpointWeights
 from merging.config_check import Config, config_reason, config_warnings
 from merging.errors import SourceError
 from merging.layout import is_derived
+from merging.regular_file import read_file
 from merging.wording import grouped, shown
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -167,7 +168,7 @@ def _warnings(checkpoint: CheckpointWeights, resident: CheckpointWeights) -> Ite
 def _config(folder: Path) -> Config:
     """The folder's config.json; empty if there is none that can be read."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config = json.loads(read_file(folder / "config.json"))
     except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}

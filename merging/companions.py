@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from merging.regular_file import read_file
+
 PATTERNS: Final = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template*", "additional_chat_templates/*", "generation_config.json"),
@@ -32,7 +34,7 @@ def set_chat_template(folder: Path, template: str) -> None:
         path.unlink()
     config = folder / "tokenizer_config.json"
     if config.is_file():
-        values = json.loads(config.read_bytes())
+        values = json.loads(read_file(config))
         values.pop("chat_template", None)
         config.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (folder / "chat_template.jinja").write_text(template, "utf-8")

@@ -22,6 +22,7 @@ from merging.layout import is_derived
 from merging.model_config import merged_config
 from merging.models import Models, Source
 from merging.plan import Plan
+from merging.regular_file import read_file
 from merging.safetensors_file import TensorSpec
 from merging.source import Weights
 
@@ -193,7 +194,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def _read_config(folder: Path) -> dict[str, JsonValue]:
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = json.loads(read_file(folder / CONFIG))
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{folder / CONFIG} of the base cannot be read: {error}") from error
     if not isinstance(config, dict):

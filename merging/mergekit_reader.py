@@ -1,17 +1,23 @@
 """Read a mergekit configuration into the fields of a recipe."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pydantic import JsonValue
 
+from merging.mergekit_ignored import unknown_key, unread_parameter
+from merging.mergekit_reference import REFERENCE_KEYS, mappings, merge_first, reference_text
 from merging.mergekit_setting import fold, plain
 from merging.methods import METHODS
 from merging.recipe import BASE, UNION
-from merging.setting import Kind
 
 Settings = dict[str, JsonValue]
 Values = Mapping[str, object]
+
+EXPERTS: Final = (
+    "experts: is of mergekit-moe, which makes a mixture of experts of whole models, and no merge; "
+    "run mergekit-moe where it is installed, and serve its result as MODEL"
+)
 
 KEYS: Final = (
     *("merge_method", "base_model", "models", "slices", "modules", "parameters"),
@@ -20,23 +26,28 @@ KEYS: Final = (
 
 
 class Reader:
-    """Reads one configuration. `reasons` has what has no native form, after `read`."""
+    """Reads one configuration. After `read`, `reasons` has what has no native form, and `ignored`
+    what mergekit does not read either: it is left out. `spellings` are the models' own, by name.
+    """
 
     def __init__(self, name_of: Callable[[str], str | None]) -> None:
         self._name_of = name_of
         self.reasons: list[str] = []
+        self.ignored: list[str] = []
+        self.spellings: dict[str, str] = {}
 
     def read(self, config: Values) -> dict[str, JsonValue]:
         """The fields of a recipe; they hold only if there are no `reasons`."""
-        self._known_keys(config, KEYS, "")
+        if "experts" in config:
+            self.reasons.append(EXPERTS)
+            return {}
         name = config.get("merge_method")
         method = METHODS.get(name) if isinstance(name, str) else None
         if method is None:
             known = ", ".join(METHODS)
             self.reasons.append(f"merge_method: {name!r} is not known; known are {known}")
-        self._kinds: Mapping[str, Kind] = (
-            {p.name: p.type for p in method.parameters} if method is not None else {}
-        )
+        self._method = method
+        self._known_keys(config, KEYS, "")
         self._takes_base = method is not None and method.base == "input"
         self._base_model = self._model(config.get("base_model"), "base_model")
         content, shared = self._content(config)
@@ -84,15 +95,20 @@ class Reader:
 
     def _models(self, models: object) -> Settings:
         sources: Settings = {}
+        seen: list[str | None] = []
         for index, item in enumerate(self._list(models, "models")):
             path, entry = f"models[{index}]", self._mapping(item, f"models[{index}]")
             self._known_keys(entry, ("model", "parameters"), f"{path}.")
             name = self._model(entry.get("model"), f"{path}.model", required=True)
-            settings = self._settings(entry.get("parameters"), f"{path}.parameters")
-            if name in sources:
-                self.reasons.append(f"{path}.model: {name!r} is merged twice")
-            # mergekit lists the base_model among the models or not, and reads no settings of it
-            if name is not None and (name != self._base_model or self._takes_base):
+            is_base = name is not None and name == self._base_model and not self._takes_base
+            settings = self._settings(entry.get("parameters"), f"{path}.parameters", name, is_base)
+            if name is not None and name in seen:
+                self.reasons.append(
+                    f"{path}.model: {self.spellings[name]!r} is there twice, and mergekit "
+                    "takes a model once; list it once, with the sum of its weights"
+                )
+            seen.append(name)
+            if name is not None and not is_base:
                 sources[name] = settings
         if self._takes_base and self._base_model is not None:
             sources.setdefault(self._base_model, {})  # mergekit adds it as one more model
@@ -102,18 +118,14 @@ class Reader:
         """The native slices, each with the names of its sources."""
         for index, item in enumerate(self._list(slices, "slices")):
             path, part = f"slices[{index}]", self._mapping(item, f"slices[{index}]")
-            keys = ("sources", "base_model", "parameters", "residual_weight")
-            self._known_keys(part, keys, f"{path}.")
-            if part.get("residual_weight") is not None:
-                self.reasons.append(
-                    f"{path}.residual_weight: nothing reads it, in mergekit either; leave it out"
-                )
+            self._known_keys(part, ("sources", "base_model", "parameters"), f"{path}.")
             own = self._model(part.get("base_model"), f"{path}.base_model")
             base_model = None if self._takes_base else own or self._base_model
             sources = [
                 self._slice_source(source, f"{path}.sources[{place}]", base_model)
                 for place, source in enumerate(self._list(part.get("sources"), f"{path}.sources"))
             ]
+            self._check_once([str(source["model"]) for source in sources], f"{path}.sources")
             read: dict[str, JsonValue] = {"sources": list(sources)}
             if own is not None and not self._takes_base:
                 read["base_model"] = own
@@ -129,8 +141,17 @@ class Reader:
         name = self._model(source.get("model"), f"{path}.model", required=True)
         layers = self._list(source.get("layer_range"), f"{path}.layer_range")
         read: dict[str, JsonValue] = {"model": name or "", "layer_range": list(layers)}  # type: ignore[arg-type]
-        settings = self._settings(source.get("parameters"), f"{path}.parameters")
-        return read | {"parameters": settings} if settings and name != base_model else read
+        is_base = name is not None and name == base_model
+        settings = self._settings(source.get("parameters"), f"{path}.parameters", name, is_base)
+        return read | {"parameters": settings} if settings and not is_base else read
+
+    def _check_once(self, names: Sequence[str], path: str) -> None:
+        """mergekit tells the sources of a slice apart by their models."""
+        for name in sorted({name for name in names if name and names.count(name) > 1}):
+            self.reasons.append(
+                f"{path}: {self.spellings[name]!r} is in it twice, and mergekit takes a model once "
+                "in a slice; use another slice for its other layers"
+            )
 
     def _model(self, value: object, path: str, required: bool = False) -> str | None:
         """The name of a model that a configuration refers to."""
@@ -141,15 +162,12 @@ class Reader:
         text = self._reference(value, path)
         if text is None:
             return None
-        _, plus, lora = text.partition("+")
-        if plus and self._name_of(text) is None:
-            self.reasons.append(
-                f"{path}: {text!r} merges a LoRA into a model first; register {lora!r} as a source "
-                "instead, and name that: an adapter is merged on the base without that step"
-            )
-            return None
         name = self._name_of(text)
-        if name is None:
+        if name is not None:
+            self.spellings.setdefault(name, text)
+        elif "+" in text:
+            self.reasons.append(f"{path}: {merge_first(text)}")
+        else:
             self.reasons.append(
                 f"{path}: {text!r} is neither the name of a source, nor a path or hub id that one "
                 "was registered from"
@@ -157,37 +175,45 @@ class Reader:
         return name
 
     def _reference(self, value: object, path: str) -> str | None:
-        """The text of a reference: `path@revision+lora`; also in its form as a mapping."""
-        if isinstance(value, str) and value:
-            return value
-        if not isinstance(value, Mapping):
-            self.reasons.append(f"{path}: must be a name, a path or a hub id, got {value!r}")
-            return None
-        self._known_keys(
-            value, ("model", "lora", "override_architecture", "path", "revision"), f"{path}."
-        )
-        if value.get("override_architecture") is not None:
-            self.reasons.append(
-                f"{path}.override_architecture: the architecture is the base's; leave it out"
-            )
-        if "model" in value:
-            inner = self._reference(value["model"], f"{path}.model")
-            lora = value.get("lora")
-            outer = None if lora is None else self._reference(lora, f"{path}.lora")
-            return inner if outer is None or inner is None else f"{inner}+{outer}"
-        inner, revision = value.get("path"), value.get("revision")
-        if not isinstance(inner, str):
+        """The text of a reference; also in its form as a mapping."""
+        for where, given in mappings(value, path):
+            self._known_keys(given, REFERENCE_KEYS, f"{where}.")
+            if given.get("override_architecture") is not None:
+                self.reasons.append(
+                    f"{where}.override_architecture: the architecture is the base's; leave it out"
+                )
+        text = reference_text(value)
+        if text is None and isinstance(value, Mapping):
             self.reasons.append(f"{path}.path: is missing")
-            return None
-        return inner if revision is None else f"{inner}@{revision}"
+        elif text is None:
+            self.reasons.append(f"{path}: must be a name, a path or a hub id, got {value!r}")
+        return text
 
-    def _settings(self, value: object, path: str) -> Settings:
+    def _settings(
+        self, value: object, path: str, source: str | None = None, is_base: bool = False
+    ) -> Settings:
+        """What a method reads of the parameters of a level; they are a `source`'s, or shared."""
         if value is None:
             return {}
-        given = self._mapping(value, path)
-        settings = {name: plain(item, self._kinds.get(name)) for name, item in given.items()}
-        # an empty list says nothing in mergekit, and the next level is asked
-        return {name: item for name, item in settings.items() if item != []}
+        given, method = self._mapping(value, path), self._method
+        if method is None:
+            return {}
+        if is_base and given:
+            self.ignored.append(
+                f"{path}: {self.spellings[str(source)]!r} is the base_model, and mergekit reads no "
+                "parameters of it; they do nothing"
+            )
+            return {}
+        settings: Settings = {}
+        for name, item in given.items():
+            why = unread_parameter(method, str(name), path, of_source=source is not None)
+            parameter = method.parameter(str(name))
+            if why is not None:
+                self.ignored.append(why)
+            # an empty list says nothing in mergekit, and the next level is asked
+            elif parameter is not None and (read := plain(item, parameter.type)) != []:
+                settings[name] = read
+        return settings
 
     def _dtype(self, config: Values) -> str | None:
         dtype, out = (
@@ -203,12 +229,17 @@ class Reader:
 
     def _tokenizer(self, config: Values) -> str | None:
         """What tokens are aligned to. Whether that is the base's vocabulary is seen when the recipe
-        is planned; what changes it, or the chat template, by itself is refused here.
+        is planned; what changes it by itself is refused here.
         """
         source = self._tokenizer_source(config.get("tokenizer_source"), "tokenizer_source")
         if (tokenizer := config.get("tokenizer")) is not None:
             given = self._mapping(tokenizer, "tokenizer")
-            self._known_keys(given, ("source", "tokens", "pad_to_multiple_of"), "tokenizer.")
+            keys = ("source", "tokens", "pad_to_multiple_of")
+            self.reasons += [  # the one place where mergekit refuses them, too
+                f"tokenizer.{key}: unknown key; known are {', '.join(keys)}"
+                for key in given
+                if key not in keys
+            ]
             source = self._tokenizer_source(given.get("source", UNION), "tokenizer.source")
             for key in ("tokens", "pad_to_multiple_of"):
                 if given.get(key):
@@ -217,9 +248,9 @@ class Reader:
                         "it out"
                     )
         if config.get("chat_template") is not None:
-            self.reasons.append(
-                "chat_template: a preset has the chat template of the base; leave it out, or serve "
-                "with --chat-template"
+            self.ignored.append(
+                "chat_template: a preset has the chat template of the base; serve with "
+                "--chat-template FILE to give all of them another"
             )
         return source
 
@@ -230,9 +261,11 @@ class Reader:
         return BASE if name == self._base_model else name
 
     def _known_keys(self, given: Values, known: tuple[str, ...], path: str) -> None:
-        for key in given:
-            if key not in known:
-                self.reasons.append(f"{path}{key}: unknown key; known are {', '.join(known)}")
+        self.ignored += [
+            unknown_key(self._method, str(key), path, known)
+            for key, value in given.items()
+            if key not in known and value is not None
+        ]
 
     def _mapping(self, value: object, path: str) -> Values:
         if isinstance(value, Mapping):

@@ -10,6 +10,8 @@ import torch
 
 from merging.digest import json_digest
 from merging.errors import SourceError
+from merging.regular_file import is_there, read_file
+from merging.wording import malformed
 
 TOKENIZER: Final = "tokenizer.json"
 OLD_FILES: Final = ("vocab.json", "added_tokens.json")
@@ -43,13 +45,17 @@ def read_tokens(folder: Path) -> Tokens | None:
     Raises SourceError for a file that cannot be read.
     """
     try:
-        if (folder / TOKENIZER).is_file():
-            return _of_tokenizer(json.loads((folder / TOKENIZER).read_bytes()))
-        if (folder / OLD_FILES[0]).is_file():
-            found = [folder / name for name in OLD_FILES if (folder / name).is_file()]
+        if is_there(folder / TOKENIZER):
+            return _of_tokenizer(json.loads(read_file(folder / TOKENIZER)))
+        if is_there(folder / OLD_FILES[0]):
+            found = [folder / name for name in OLD_FILES if is_there(folder / name)]
             return {str(t): int(i) for path in found for t, i in _items(path)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError(f"the vocabulary of {folder} cannot be read: {error!r}") from error
+    except OSError as error:
+        raise SourceError(f"the vocabulary of {folder} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(
+            f"the vocabulary of {folder} cannot be read: {malformed(error)}"
+        ) from error
     return None
 
 
@@ -65,7 +71,7 @@ def _of_tokenizer(content: Any) -> Tokens:
 
 
 def _items(path: Path) -> Any:
-    return json.loads(path.read_bytes()).items()
+    return json.loads(read_file(path)).items()
 
 
 def difference(

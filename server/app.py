@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
+from merging.regular_file import MAX_YAML, read_file
 from merging.trim_cache import TrimCache
 from server.api import (
     compare,
@@ -138,7 +139,7 @@ def _engine_options(settings: Settings) -> EngineOptions:
         kv_memory=settings.kv_memory,
         num_threads=settings.num_threads,
         served_model_name=settings.served_model_name,
-        chat_template=None if template is None else template.read_text("utf-8"),
+        chat_template=None if template is None else read_file(template).decode(),
     )
 
 
@@ -167,8 +168,10 @@ def _fill(catalog: Catalog, settings: Settings, progress: Progress) -> None:
 def read_presets(path: Path) -> list[PresetDocument]:
     """Read a YAML list of preset documents."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_file(path, MAX_YAML).decode())
+    except OSError as error:
+        raise InvalidRequestError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidRequestError(f"{path}: {error}") from error
     if not isinstance(content, list):
         raise InvalidRequestError(f"{path}: expected a list of preset documents")

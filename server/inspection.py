@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
+from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter, weights_file
 from merging.adapter_config import FILE, AdapterConfig, read_config
 from merging.adapter_fit import under_model_names
 from merging.base import Base
@@ -12,6 +12,7 @@ from merging.checkpoint_fit import fit_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 from merging.explanation import group_coefficients
+from merging.mlx_adapter import WEIGHTS as MLX_WEIGHTS
 from merging.wording import shown
 
 Line = tuple[str, str]
@@ -34,7 +35,8 @@ def inspect_folder(
     """
     if (folder / FILE).is_file() or any(folder.glob("adapter_model.*")):
         lines = _adapter_lines(folder, base, base_tensor, allow_base_mismatch)
-        return _report(folder, "an adapter (PEFT)", lines)
+        is_mlx = weights_file(folder).name == MLX_WEIGHTS
+        return _report(folder, f"an adapter ({'MLX' if is_mlx else 'PEFT'})", lines)
     if (folder / "config.json").is_file() or any(folder.glob("*.safetensors")):
         return _report(folder, "a full checkpoint", _checkpoint_lines(folder, base, resident))
     names = shown(sorted(path.name for path in folder.iterdir()), limit=8) or "nothing"

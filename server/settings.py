@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from merging.base import Base
+from merging.regular_file import MAX_YAML, read_file
 from server.api.keys import read_key_file
 from server.presets.database_choice import database_of
 from server.presets.policy import InlineRecipes, OverrideLevel, Policy
@@ -250,8 +251,10 @@ class Settings(BaseSettings):
 
 def _read_config(path: Path) -> dict[str, object]:
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_file(path, MAX_YAML).decode())
+    except OSError as error:
+        raise SettingsError(f"--config {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"--config {path}: {error}") from error
     if content is not None and not isinstance(content, dict):
         raise SettingsError(f"--config {path}: expected a map of options, like `port: 8000`")

@@ -101,9 +101,9 @@ class Lifecycle:
             service = self._load()
         except USER_MISTAKES as error:
             self._call(self._fail, str(error))
-        except Exception as error:
+        except Exception:
             logger.exception("loading failed")
-            self._call(self._fail, repr(error))
+            self._call(self._fail, "loading failed for an internal error; the log says which")
         else:
             self._call(self._serve, service)
 

@@ -24,11 +24,13 @@ async def read_document(request: Request, catalog: Catalog, name: str | None) ->
                 "a mergekit configuration has no name for the preset: give it as ?name=",
                 param="name",
             )
-        return parse_document(_native(config, {}, catalog), name=name)
+        return parse_document(_native(config, {"name": name}, catalog), name=name)
     data = await read_json(request, (JSON, YAML[0]))
     if isinstance(data, dict) and "mergekit" in data:
         others = {key: value for key, value in data.items() if key != "mergekit"}
-        data = _native(data["mergekit"], others, catalog)
+        data = _native(
+            data["mergekit"], others if name is None else {"name": name, **others}, catalog
+        )
     return parse_document(data, name=name)
 
 
@@ -53,4 +55,4 @@ def _native(
             f"{', '.join(both)}: the mergekit configuration says this already; leave it out",
             param=both[0],
         )
-    return {**others, **catalog.mergekit.read(config)}
+    return {**others, **catalog.mergekit.read(config, str(others.get("name")))}

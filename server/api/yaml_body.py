@@ -1,5 +1,7 @@
 """YAML bodies: plain JSON values only, and no more of them than the text is worth."""
 
+from itertools import islice
+
 import yaml
 from pydantic import JsonValue
 
@@ -13,12 +15,19 @@ MAX_VALUES = 100_000
 def parse_yaml(body: bytes) -> JsonValue:
     """The value of a YAML document; InvalidRequestError if it is none, or not plain JSON."""
     try:
-        value = yaml.safe_load(body.decode())
+        documents = list(islice(yaml.safe_load_all(body.decode()), 2))
+        value = documents[0] if documents else None
         _check(value)
     except UnicodeDecodeError as error:
         raise _invalid(f"it is not UTF-8: {error}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _invalid(" ".join(str(error).split())) from error
+    if len(documents) > 1:
+        raise _invalid(
+            "it holds several documents, and one configuration makes one preset: send each by "
+            "itself; what a later stage is made of has to be merged with `mergeserve merge` first, "
+            "and registered as a source"
+        )
     plain: JsonValue = value
     return plain
 

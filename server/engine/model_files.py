@@ -18,6 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from merging.adapter_config import FILE, read_config
+from merging.checkpoint import read_header, weight_files, wrapper_of
+from merging.errors import SourceError
+from merging.regular_file import check_files
 from server.engine.conversation import syntax_mistake
 from server.engine.errors import ModelLoadError
 from server.engine.location import local_folder
@@ -41,6 +45,10 @@ def model_id(model: str | Path) -> str:
 def model_folder(model: str | Path, progress: Progress) -> Path:
     """The folder of a model: the path itself, or a hub id's snapshot. Raises ModelLoadError."""
     if (folder := local_folder(model)) is not None:
+        try:
+            check_files(folder)
+        except SourceError as error:
+            raise ModelLoadError(str(error)) from error
         return folder
     progress(f"downloading {model}", 0, 0)
     try:
@@ -58,6 +66,8 @@ def model_folder(model: str | Path, progress: Progress) -> Path:
 
 def load_config(folder: Path) -> PreTrainedConfig:
     """The config of a model folder."""
+    if (folder / FILE).exists() and not (folder / "config.json").exists():
+        raise ModelLoadError(_adapter_as_base(folder))
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
@@ -71,6 +81,23 @@ def auto_class(config: PreTrainedConfig) -> Any:
     wraps_text = type(config) not in AutoModelForCausalLM._model_mapping
     sees = type(config) in AutoModelForImageTextToText._model_mapping
     return AutoModelForImageTextToText if wraps_text and sees else AutoModelForCausalLM
+
+
+def _wrapper(folder: Path) -> str:
+    return wrapper_of(name for path in weight_files(folder) for name in read_header(path).entries)
+
+
+def _adapter_as_base(folder: Path) -> str:
+    """What to say to who names an adapter where a model is needed."""
+    try:
+        recorded = read_config(folder).base_name
+    except SourceError:
+        recorded = None
+    base = "" if recorded is None else f"; it was trained on {recorded!r}"
+    return (
+        f"{folder} is an adapter, and not a model: name the model that it was trained on as MODEL, "
+        f"and the adapter with --source NAME={folder}{base}"
+    )
 
 
 def load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -89,6 +116,11 @@ def load_network(folder: Path, dtype: torch.dtype, device: torch.device) -> PreT
         raise ModelLoadError(
             f"{folder} cannot be loaded as a causal language model: {error}"
         ) from error
+    if wrapper := _wrapper(folder):
+        raise ModelLoadError(
+            f"the tensors in {folder} have names that begin with {wrapper!r}, as a wrapped model "
+            "saves them, and transformers finds none of them: save the model inside the wrapper"
+        )
     check_loaded(folder, network, report)
     return network.to(device)
 

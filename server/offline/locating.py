@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merging.errors import PlanError
+from merging.mergekit_reference import merge_first
 from server.engine.errors import EngineError
 from server.engine.model_files import Progress, model_folder
 from server.offline.recipe_file import RecipeFile
@@ -77,10 +78,7 @@ class _Finder:
             return
         location = self._given.get(text, text)
         if "+" in location and not Path(location).expanduser().exists():
-            self.reasons.append(
-                f"{text}: a model with an adapter on it is not taken; name the adapter alone, its "
-                "delta is that to the base"
-            )
+            self.reasons.append(merge_first(text))
             return
         if "@" in location and not Path(location).expanduser().exists():
             self.reasons.append(

@@ -119,27 +119,31 @@ def open_recipe(
     folders or hub ids. Raises MergingError or EngineError with every reason.
     """
     chat_template, located = file.chat_template, locate(file, model, given, progress)
-    native = _native(file, located)
+    native, ignored = _native(file, located)
     native |= {} if seed is None else {"seed": seed}
     native |= {} if dtype is None else {"dtype": dtype}
     recipe = Recipe.model_validate(native)
     base = open_base(located.base, located.base_folder, recipe.dtype, progress)
     registry = base.registry(allow_base_mismatch=allow_base_mismatch)
     merge = open_merge(recipe, base, located.folders, located.spellings, registry, progress)
-    return replace(merge, chat_template=chat_template)
+    warnings = (*file.ignored, *ignored, *merge.warnings)
+    return replace(merge, chat_template=chat_template, warnings=warnings)
 
 
-def _native(file: RecipeFile, located: Located) -> dict[str, JsonValue]:
-    """The fields of the recipe, with its models by their names in `located`."""
+def _native(file: RecipeFile, located: Located) -> tuple[dict[str, JsonValue], tuple[str, ...]]:
+    """The fields of the recipe, with its models by their names in `located`, and what it says to no
+    effect.
+    """
     if file.is_mergekit:
-        return dict(from_mergekit(file.mergekit(), located.names.get))
+        converted = from_mergekit(file.mergekit(), located.names.get)
+        return converted.fields, converted.ignored
     native = file.native()
     Recipe.model_validate(native)  # what is wrong, by the names that the document has
     if isinstance(source := native.get("tokenizer_source"), str):
         native["tokenizer_source"] = located.names.get(source, source)
     for field in native.keys() & {"base_model", "slices"}:
         native[field] = _renamed(native[field], located.names, field)
-    return native
+    return native, ()
 
 
 def _renamed(value: JsonValue, names: Mapping[str, str], key: str = "") -> JsonValue:

@@ -3,12 +3,16 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import yaml
 from pydantic import JsonValue
 
 from merging.errors import RecipeError
-from server.presets.document import RECIPE_FIELDS, SERVER_FIELDS, PresetDocument
+from merging.mergekit import EXPERTS
+from merging.mergekit_reference import reference_text
+from merging.regular_file import MAX_YAML, read_file
+from server.presets.document import RECIPE_FIELDS, SERVER_FIELDS, PresetDocument, with_weights
 
 MERGEKIT_METHOD = "merge_method"
 """The key that tells mergekit's form from the native one, where it is `method`."""
@@ -32,7 +36,7 @@ class RecipeFile:
     def base_model(self) -> str | None:
         """The model that deltas are relative to, as the file spells it; None if it names none."""
         default = None if self.is_mergekit else "base"
-        return _reference(self.content.get("base_model", default))
+        return reference_text(self.content.get("base_model", default))
 
     @property
     def models(self) -> list[str]:
@@ -49,19 +53,20 @@ class RecipeFile:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja text that the result gets; None to keep the base's.
-
-        Raises RecipeError for the name of one of mergekit's own templates.
-        """
+        """The Jinja text that the result gets; None to keep the base's."""
         template = self.content.get(CHAT_TEMPLATE) if self.is_mergekit else None
-        if template is None or template == "auto":
-            return None
-        if not isinstance(template, str) or "{" not in template:
-            raise RecipeError(
-                f"{CHAT_TEMPLATE}: {template!r} is no Jinja text: write the template out, or leave "
-                "it out to keep the base's"
-            )
-        return template
+        return template if isinstance(template, str) and "{" in template else None
+
+    @property
+    def ignored(self) -> list[str]:
+        """What it says of the chat template to no effect."""
+        template = self.content.get(CHAT_TEMPLATE) if self.is_mergekit else None
+        if template is None or self.chat_template is not None:
+            return []
+        why = f"{template!r} is no Jinja text: write the template out to give the result another"
+        if template == "auto":
+            why = "'auto' has mergekit choose among the models' templates"
+        return [f"{CHAT_TEMPLATE}: the result keeps the base's; {why}"]
 
     def mergekit(self) -> dict[str, JsonValue]:
         """mergekit's configuration, of what decides the weights."""
@@ -77,22 +82,29 @@ class RecipeFile:
         known = RECIPE_FIELDS | PresetDocument.model_fields.keys() | SERVER_FIELDS
         if unknown := [key for key in self.content if key not in known]:
             raise RecipeError([f"{key}: is not a field of a recipe" for key in unknown])
-        return {key: value for key, value in self.content.items() if key in RECIPE_FIELDS}
+        fields = with_weights({k: v for k, v in self.content.items() if k in RECIPE_FIELDS})
+        return cast(dict[str, JsonValue], fields)
 
 
 def read_recipe_file(path: Path) -> RecipeFile:
     """Read YAML (or JSON, which is YAML). Raises RecipeError."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text("utf-8")))
+        documents = list(yaml.safe_load_all(read_file(path, MAX_YAML).decode()))
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if len(documents) != 1:
-        raise RecipeError(f"{path} holds {len(documents)} documents: one recipe is needed")
+        raise RecipeError(
+            f"{path} holds {len(documents)} YAML documents, and one recipe is needed: write each "
+            "stage to a file of its own, merge them in their order, and name the folders that "
+            "earlier stages wrote"
+        )
     (content,) = documents
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise RecipeError(f"{path} is not a recipe: expected a map with merge_method or method")
+    if "experts" in content:
+        raise RecipeError(f"{path}: {EXPERTS}")
     if MERGEKIT_METHOD not in content and "method" not in content:
         raise RecipeError(
             f"{path} has neither merge_method, as mergekit's recipes, nor method, as a preset"
@@ -105,27 +117,10 @@ def _models(value: object) -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             if key in ("model", "base_model"):
-                if (text := _reference(item)) is not None:
+                if (text := reference_text(item)) is not None:
                     yield text
             elif key not in ("tokenizer", "parameters"):
                 yield from _models(item)
     elif isinstance(value, list):
         for item in value:
             yield from _models(item)
-
-
-def _reference(value: object) -> str | None:
-    """How a model is spelled: text, or mergekit's mapping as the text that means the same,
-    `path@revision+lora`. None for what is neither.
-    """
-    if isinstance(value, str):
-        return value or None
-    if not isinstance(value, dict):
-        return None
-    if "model" in value:
-        inner, lora = _reference(value["model"]), _reference(value.get("lora"))
-        return inner if inner is None or lora is None else f"{inner}+{lora}"
-    path, revision = value.get("path"), value.get("revision")
-    if not isinstance(path, str):
-        return None
-    return path if revision is None else f"{path}@{revision}"

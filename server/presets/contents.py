@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from merging.adapter import WEIGHTS, Adapter, read_adapter
+from merging.adapter import Adapter, read_adapter, weights_file
 from merging.adapter_config import FILE
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
@@ -84,7 +84,8 @@ class Contents:
         """Whether a content is there; of a checkpoint, whether its folder is."""
         if self._folder is None:
             return digest in self._memory and is_unchanged(self._memory[digest])
-        if all(os.path.isfile(self._path(digest) / file) for file in (FILE, WEIGHTS)):
+        copy = self._path(digest)
+        if (copy / FILE).is_file() and weights_file(copy).is_file():
             return True
         noted = self._noted_folder(digest)
         return noted is not None and noted.is_dir()
@@ -150,8 +151,8 @@ class Contents:
 
 def _copy_adapter(path: Path, copy: Path, digest: str) -> None:
     """Copy an adapter's files; StoreError if they are not what was read."""
-    for file in (FILE, WEIGHTS):
-        _copy(path / file, copy / file)
+    for file in (path / FILE, weights_file(path)):
+        _copy(file, copy / file.name)
     if read_adapter(copy).digest != digest:
         raise StoreError(f"{path} changed while it was read: try again")
 

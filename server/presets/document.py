@@ -49,7 +49,8 @@ RECIPE_FIELDS = {
 class PresetDocument(BaseModel):
     """A named recipe with a mode and sampling defaults.
 
-    What stands in `sources` and `parameters` is the recipe's to check: see `recipe`.
+    What stands in `sources` and `parameters` is the recipe's to check: see `recipe`. `ignored`:
+    what the mergekit configuration that it was made of said to no effect.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -71,6 +72,7 @@ class PresetDocument(BaseModel):
     defaults: SamplingDefaults = SamplingDefaults()
     conversation: str | None = None
     pinned: bool = False
+    ignored: list[str] = Field(default_factory=list)
 
     @field_validator("conversation")
     @classmethod
@@ -90,14 +92,16 @@ class PresetDocument(BaseModel):
         return Recipe.model_validate(self.model_dump(include=RECIPE_FIELDS))
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Plain JSON values; sampling defaults, a tokenizer_source and parts of the ensemble are
-        left out where they are not set, and so is the conversation.
+        """Plain JSON values; sampling defaults, a tokenizer_source, `ignored` and parts of the
+        ensemble are left out where they are not set, and so is the conversation.
         """
         document: dict[str, JsonValue] = self.model_dump(mode="json")
         if self.tokenizer_source is None:
             del document["tokenizer_source"]
         if self.conversation is None:
             del document["conversation"]
+        if not self.ignored:
+            del document["ignored"]
         document["ensemble"] = self.ensemble.to_json()
         document["defaults"] = self.defaults.model_dump(mode="json", exclude_none=True)
         return document
@@ -120,6 +124,7 @@ def parse_document(data: object, *, name: str | None = None) -> PresetDocument:
     fields = {key: value for key, value in data.items() if key not in SERVER_FIELDS}
     if name is not None:
         check_same_name(name, fields.setdefault("name", name))
+    fields = with_weights(fields)
     bad = list(_bad_values(fields))
     try:
         document = PresetDocument.model_validate(fields)
@@ -128,6 +133,21 @@ def parse_document(data: object, *, name: str | None = None) -> PresetDocument:
     if bad:
         raise _invalid(bad)
     return document
+
+
+def with_weights(fields: dict[str, object]) -> dict[str, object]:
+    """The fields of a document or of a patch, with a source's bare number, or list, as its weight:
+    `{"math": 0.5}` is short for `{"math": {"weight": 0.5}}`.
+    """
+    sources = fields.get("sources")
+    if not isinstance(sources, dict):
+        return fields
+    return {**fields, "sources": {name: _settings(value) for name, value in sources.items()}}
+
+
+def _settings(value: object) -> object:
+    is_weight = isinstance(value, int | float | list) and not isinstance(value, bool)
+    return {"weight": value} if is_weight else value
 
 
 def check_same_name(name: str, other: object) -> None:

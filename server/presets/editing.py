@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
 
-from pydantic import JsonValue
-
 from server.errors import InvalidRequestError, PreconditionFailedError
 from server.presets.document import (
     SERVER_FIELDS,
     PresetDocument,
     check_same_name,
     parse_document,
+    with_weights,
 )
 from server.presets.merge_patch import merge_patch
 from server.presets.record import Edit, PresetRecord
@@ -53,8 +52,8 @@ def patched(record: PresetRecord, patch: object) -> PresetDocument:
                 "If-Match compares revisions, and rollback returns to one",
                 param=field,
             )
-    edits: dict[str, JsonValue] = {k: v for k, v in patch.items() if k not in SERVER_FIELDS}
-    document = parse_document(merge_patch(record.document.to_json(), edits))
+    edits = with_weights({k: v for k, v in patch.items() if k not in SERVER_FIELDS})
+    document = parse_document(merge_patch(record.document.to_json(), edits))  # type: ignore[arg-type]
     check_same_name(record.name, document.name)
     return document
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from merging.digest import json_digest
 from merging.plan import Plan, base_plan
 from merging.recipe import BASE
+from merging.weighted_sum import is_weighted_sum
 from server.errors import InvalidRequestError
 from server.presets.ensemble_settings import EnsembleSettings, MemberSettings
 from server.presets.planner import NUM_RECENT, Planner
 from server.presets.recent import Recent
 from server.presets.served import Combination
-from server.presets.twin import Twin, is_exact, make_twin
+from server.presets.twin import Twin, make_twin
 
 FindModel = Callable[[str, str], Plan]
 """The plan of a member, by its name, that runs the model of this string."""
@@ -86,7 +87,7 @@ class EnsemblePlanner:
         return Ensemble(digest, tuple(members), combination, twin.is_exact)
 
     def _is_exact(self, plan: Plan) -> bool:
-        return self._exact.get(plan.digest, lambda: is_exact(plan))
+        return self._exact.get(plan.digest, lambda: is_weighted_sum(plan))
 
     def _member(
         self, name: str, settings: EnsembleSettings, plan: Plan, find: FindModel

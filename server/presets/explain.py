@@ -75,9 +75,10 @@ def explain_failed(record: PresetRecord) -> dict[str, JsonValue]:
 def twin(document: PresetDocument, plan: Plan) -> dict[str, JsonValue]:
     """The ensemble that the merge approximates, and whether their coefficients are the same.
 
-    They are if the method is linear and no coefficient depends on the layer or the tensor; else
-    the twin has their means. A pool takes the weights as they were before the method combined them.
-    `ignored` names the parameters of the recipe that only the merge has a use for.
+    They are if the method is linear, leaves the base's own scale, and no coefficient depends on
+    the layer or the tensor; else the twin has their means. A pool takes the weights as they were
+    before the method combined them. `ignored` names the parameters of the recipe that only the
+    merge has a use for.
     """
     settings = document.ensemble
     result: dict[str, JsonValue] = {

@@ -9,6 +9,7 @@ from functools import partial
 from merging.base import Base
 from merging.errors import SourceError
 from server.errors import ServiceError
+from server.presets.builder import INTERNAL_ERROR
 from server.presets.database import StoreError
 from server.presets.document_members import DocumentMembers
 from server.presets.kept_revisions import KeptRevisions
@@ -74,9 +75,9 @@ def _read(stored: StoredSource, registry: SourceRegistry, planner: Planner, at: 
     except SourceError as error:
         logger.error("source %s cannot be used: %s", stored.name, error)
         return replace(source, reasons=error.reasons)
-    except Exception as error:
+    except Exception:
         logger.exception("source %s cannot be used", stored.name)
-        return replace(source, reasons=(f"{stored.path} cannot be read: {error!r}",))
+        return replace(source, reasons=(f"{stored.path} cannot be read: {INTERNAL_ERROR}",))
     try:
         registry.contents.keep(content, stored.path)
     except StoreError as error:  # old revisions may miss it one day; today all is well

@@ -44,7 +44,8 @@ def preset_warnings(
     found = doubts.of_merge(plan)
     if document.mode == "ensemble":
         found = doubts.of_ensemble(plan, document.ensemble.rule, plan.members, ensemble_key(label))
-    return PresetWarnings(found, tuple(_notes(plan, sources, found)))
+    notes = (*document.ignored, *_notes(plan, sources, found))
+    return PresetWarnings(found, notes)
 
 
 def _notes(plan: Plan, sources: Mapping[str, Source], doubts: tuple[str, ...]) -> Iterator[str]:

@@ -16,7 +16,9 @@ from merging.checkpoint import Progress
 from merging.checkpoint_fit import fit_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import BaseMismatchError, SourceError
+from merging.not_weights import not_a_folder
 from merging.plan import Plan
+from merging.regular_file import check_files
 from merging.relation import relate
 from merging.source import Kind
 from server.engine.conversation import Conversation
@@ -98,6 +100,7 @@ class SourceRegistry:
         Equal contents of adapters are one object, whatever their folders. `progress` hears of the
         bytes of a checkpoint. Raises SourceError with every reason why the source is not fit.
         """
+        check_files(path)
         content = read_adapter(path) if is_adapter(path) else self._open(path, progress)
         content, warnings = self._checked(content)
         if (doubt := self._unrelated(content)) is not None:
@@ -164,7 +167,7 @@ class SourceRegistry:
                 assert isinstance(content, CheckpointWeights)
                 return content
         if not os.path.isdir(path):
-            raise SourceError(f"{path} is not a folder")
+            raise SourceError(not_a_folder(path))
         return open_checkpoint(path, progress)
 
     def _fit(self, opened: CheckpointWeights) -> tuple[CheckpointWeights, list[str]]:

@@ -7,6 +7,7 @@ from ensemble.errors import RuleError
 from ensemble.rule import Rule, compile_rule
 from merging.plan import Plan
 from merging.recipe import BASE
+from merging.weighted_sum import is_weighted_sum
 from server.errors import InvalidRequestError
 from server.presets.document import PresetDocument
 from server.presets.ensemble_settings import EnsembleSettings
@@ -38,7 +39,7 @@ def make_twin(
     """The twin of a recipe with this plan. InvalidRequestError with every reason against it.
 
     `given` are coefficients that a request names, in place of the recipe's and the settings'.
-    `exactness` is an `is_exact` that remembers.
+    `exactness` is an `is_weighted_sum` that remembers.
     """
     own = {name: m.weight for name, m in settings.members.items() if m.weight is not None}
     chosen = {**own, **(given or {})}
@@ -60,19 +61,7 @@ def make_twin(
     except RuleError as error:
         raise InvalidRequestError(f"the ensemble cannot be run: {error}", param="rule") from error
     changed = bool(settings.members or given)
-    return Twin(coefficients, rule, not changed and (exactness or is_exact)(plan))
-
-
-def is_exact(plan: Plan) -> bool:
-    """Whether the merge is the weighted sum that its members' coefficients say, in every tensor."""
-    if plan.variant is not None and plan.variant.method.kind != "linear":
-        return False
-    if plan.low_rank is not None:
-        return False
-    sources = plan.explain().sources
-    return plan.blend.base_scales is None and all(
-        len({group.coefficient for group in source.groups}) <= 1 for source in sources
-    )
+    return Twin(coefficients, rule, not changed and (exactness or is_weighted_sum)(plan))
 
 
 def ignored_parameters(document: PresetDocument) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from merging.adapter import Adapter, LowRank, check_adapter, read_adapter
 from merging.errors import BaseMismatchError, SourceError
@@ -163,29 +162,13 @@ def test_tensors_that_are_not_understood_are_named(tmp_path: Path) -> None:
     extra = {f"model.layers.{i}.lora_C.weight": torch.zeros(1) for i in range(6)}
     (reason,) = reasons(write_adapter(tmp_path, {**factors(Q0), **extra}))
     assert f"{PREFIX}model.layers.0.lora_C.weight" in reason
-    assert reason.endswith("and 2 more")
+    assert "and 2 more; save it with" in reason
 
 
 def test_endless_names_are_refused(tmp_path: Path) -> None:
     """A tensor's name is bounded, and one that is longer is not repeated in the reason."""
     found = reasons(write_adapter(tmp_path, {**factors(Q0), **factors("q" * 1000)}))
     assert found == ("it has tensor names of more than 160 characters",)
-
-
-def test_the_name_of_an_adapter_inside_keys_is_not_understood(tmp_path: Path) -> None:
-    """A raw state dict, with `default` in its keys, is not what PEFT saves."""
-    tensors = {k.replace(".weight", ".default.weight"): v for k, v in factors(Q0).items()}
-    found = reasons(write_adapter(tmp_path, tensors))
-    assert "lora_A.default.weight" in found[0]
-    assert found[1] == "it has no lora_A and lora_B tensors"
-
-
-def test_names_without_the_prefix_of_peft_are_not_understood(tmp_path: Path) -> None:
-    """PEFT passes over such tensors in silence; here they are refused."""
-    folder = write_adapter(tmp_path, {})
-    save_file(factors(Q0), folder / "adapter_model.safetensors")
-    found = reasons(folder)
-    assert found[0].startswith("it has tensors that PEFT does not write: model.layers.0")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import struct
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from merging.checkpoint import (
     DTYPES,
     checkpoint_digest,
-    no_weights,
     read_header,
     read_tensors,
     tensor_entries,
@@ -238,10 +238,37 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         checkpoint_digest(tmp_path / "nothing")
 
 
-def test_a_folder_that_cannot_be_listed_is_a_reason(tmp_path: Path) -> None:
-    """What the system refuses while it looks for weights is the reason, by no other error."""
-    for name in ("nothing", "a" * 300):
-        assert "cannot be read" in no_weights(tmp_path / name)
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_what_wrapped_a_model_is_no_part_of_its_names(tmp_path: Path, wrapper: str) -> None:
+    """A checkpoint saved from inside DataParallel or torch.compile is the same checkpoint; where
+    only some names begin so, they stay.
+    """
+    plain = single(tmp_path / "plain")
+    (tmp_path / "wrapped").mkdir()
+    wrapped = {f"{wrapper}{name}": tensor for name, tensor in TENSORS.items()}
+    save_file(wrapped, tmp_path / "wrapped" / "model.safetensors")
+    assert tensor_entries(tmp_path / "wrapped").keys() == TENSORS.keys()
+    assert checkpoint_digest(tmp_path / "wrapped") == checkpoint_digest(plain)
+    save_file({**wrapped, "x": torch.ones(1)}, tmp_path / "wrapped" / "model.safetensors")
+    assert tensor_entries(tmp_path / "wrapped").keys() == {*wrapped, "x"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_what_is_no_file_is_named(tmp_path: Path, name: str) -> None:
+    """A FIFO in place of a file of weights is not taken for one that is missing, nor waited for."""
+    folder = single(tmp_path / "x", "other.safetensors")
+    os.mkfifo(folder / name)
+    with pytest.raises(SourceError, match=f"{name} cannot be read: it is a FIFO"):
+        tensor_entries(folder)
+
+
+def test_a_file_of_holes_is_refused(tmp_path: Path) -> None:
+    """Its header may be right: what it announces was never written."""
+    header = {"x": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}
+    path = raw(tmp_path / "model.safetensors", header)
+    os.truncate(path, path.stat().st_size + (1 << 40))
+    with pytest.raises(SourceError, match=r"model\.safetensors cannot be read: it is sparse"):
+        tensor_entries(tmp_path)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ NAMES |= {"org/math-7b@v2": "chat", "my+model": "code"}
 
 
 def read(text: str) -> dict[str, Any]:
-    return from_mergekit(yaml.safe_load(text), NAMES.get)
+    return from_mergekit(yaml.safe_load(text), NAMES.get).fields
 
 
 def recipe(text: str) -> Recipe:
@@ -150,7 +150,7 @@ def test_the_round_trip_gives_the_configuration_back(text: str) -> None:
 def test_a_recipe_survives_the_other_round_trip(text: str) -> None:
     """The recipe of what is given back is the same recipe."""
     one = recipe(text)
-    again = from_mergekit(to_mergekit(one, PATHS.__getitem__), NAMES.get)
+    again = from_mergekit(to_mergekit(one, PATHS.__getitem__), NAMES.get).fields
     assert Recipe.model_validate(again) == one
 
 
@@ -317,7 +317,12 @@ def test_a_method_that_can_do_without_a_base_has_none_unless_it_is_named() -> No
     assert recipe(SAME["multislerp with a base"]).base_model == "base"
 
 
-GOOD = {"merge_method": "ties", "base_model": "base", "models": [{"model": "chat"}]}
+GOOD = {
+    "merge_method": "ties",
+    "base_model": "base",
+    "models": [{"model": "chat"}],
+    "parameters": {"weight": 1},
+}
 STACK = {"merge_method": "passthrough"}
 
 
@@ -325,21 +330,24 @@ STACK = {"merge_method": "passthrough"}
     ("config", "reason"),
     [
         ({**GOOD, "merge_method": "tiess"}, "merge_method: 'tiess' is not known; known are"),
-        ({**GOOD, "colour": 1}, "colour: unknown key; known are merge_method, base_model, models"),
         ({**GOOD, "models": []}, "models, slices, modules: exactly one is needed, got none"),
         ({**GOOD, "slices": [1]}, "models, slices, modules: exactly one is needed, got models, sl"),
         ({**GOOD, "base_model": "org/nothing"}, "base_model: 'org/nothing' is neither the name"),
-        ({**GOOD, "models": [{"model": "base+x/lora"}]}, "models[0].model: 'base+x/lora' merges a"),
+        ({**GOOD, "models": [{"model": "base+x/lora"}]}, "models[0].model: 'base+x/lora' is an"),
         ({**GOOD, "models": [{}]}, "models[0].model: is missing"),
-        ({**GOOD, "models": [{"model": "chat", "weight": 1}]}, "models[0].weight: unknown key"),
-        ({**GOOD, "models": [{"model": "chat"}] * 2}, "models[1].model: 'chat' is merged twice"),
+        ({**GOOD, "models": [{"model": "chat"}] * 2}, "models[1].model: 'chat' is there twice"),
+        (
+            {**GOOD, "base_model": "org/base", "models": [{"model": "org/base"}] * 2},
+            "models[1].model: 'org/base' is there twice",
+        ),
+        ({"base_model": "base", "experts": [{"source_model": "chat"}]}, "experts: is of mergekit-"),
         (
             {**GOOD, "models": [{"model": {"model": "chat", "override_architecture": "X"}}]},
             "models[0].model.override_architecture: the architecture is the base's",
         ),
         (
             {**GOOD, "models": [{"model": {"model": {"path": "chat"}, "lora": {"path": "l"}}}]},
-            "models[0].model: 'chat+l' merges a LoRA into a model first; register 'l' as a source",
+            "models[0].model: 'chat+l' is an adapter on a model, which mergekit merges first",
         ),
         ({**GOOD, "tokenizer_source": "nobody"}, "tokenizer_source: 'nobody' is neither the name"),
         ({**GOOD, "tokenizer": {"source": "nobody"}}, "tokenizer.source: 'nobody' is neither"),
@@ -347,7 +355,7 @@ STACK = {"merge_method": "passthrough"}
             {**GOOD, "tokenizer": {"source": "base", "tokens": {"<x>": {}}}},
             "tokenizer.tokens: would change the vocabulary",
         ),
-        ({**GOOD, "chat_template": "chatml"}, "chat_template: a preset has the chat template of"),
+        ({**GOOD, "tokenizer": {"tokns": {}}}, "tokenizer.tokns: unknown key; known are source"),
         ({**GOOD, "dtype": "float16", "out_dtype": "bfloat16"}, "out_dtype: a merge computes in"),
         (
             {"merge_method": "linear", "modules": {"a": {"models": [1]}, "b": {"models": [1]}}},
@@ -359,12 +367,14 @@ STACK = {"merge_method": "passthrough"}
                 **STACK,
                 "slices": [
                     {
-                        "sources": [{"model": "chat", "layer_range": [0, 1]}],
-                        "residual_weight": 0.5,
+                        "sources": [
+                            {"model": "org/base", "layer_range": [0, 1]},
+                            {"model": "org/base", "layer_range": [1, 2]},
+                        ]
                     }
                 ],
             },
-            "slices[0].residual_weight: nothing reads it, in mergekit either",
+            "slices[0].sources: 'org/base' is in it twice",
         ),
     ],
 )
@@ -388,9 +398,91 @@ extra: 1
 """
     starts = [reason.split(":")[0] for reason in reasons(text)]
     assert starts == [
-        *("extra", "base_model", "models[0].model", "models[1].model"),
-        *("tokenizer_source", "chat_template"),
+        *("base_model", "models[0].model", "models[1].model", "tokenizer_source"),
     ]
+
+
+LAYERS = {"model": "chat", "layer_range": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("more", "ignored"),
+    [
+        ({"name": "my-model"}, "name: mergekit does not read it; it does nothing"),
+        ({"dtyp": "float16"}, "dtyp: mergekit does not read it; it does nothing; did you mean 'd"),
+        ({"colour": 1}, "colour: mergekit does not read it; it does nothing"),
+        ({"normalize": False}, "normalize: mergekit does not read it here, and it does nothing; p"),
+        ({"chat_template": "auto"}, "chat_template: a preset has the chat template of the base"),
+        ({"chat_template": "{{ messages }}"}, "chat_template: a preset has the chat template of"),
+        (
+            {"parameters": {"weight": 1, "filter_wise": True}},
+            "parameters.filter_wise: ties does not read it; it does nothing",
+        ),
+        (
+            {"parameters": {"weight": 1, "lamda": 2}},
+            "parameters.lamda: ties does not read it; it does nothing; did you mean 'lambda'?",
+        ),
+        (
+            {"models": [{"model": "chat", "parameters": {"normalize": False}}]},
+            "models[0].parameters.normalize: ties reads it for all models together",
+        ),
+        (
+            {"models": [{"model": "chat", "weight": 1}]},
+            "models[0].weight: mergekit does not read it here, and it does nothing; parameters sta",
+        ),
+        (
+            {"models": [{"model": "base", "parameters": {"weight": 1}}, {"model": "chat"}]},
+            "models[0].parameters: 'base' is the base_model, and mergekit reads no parameters of",
+        ),
+        (
+            {"models": None, "slices": [{"sources": [LAYERS], "residual_weight": 0.5}]},
+            "slices[0].residual_weight: mergekit does not read it; it does nothing",
+        ),
+        (
+            {"models": None, "slices": [{"sources": [LAYERS], "parameters": {"t": 1}}]},
+            "slices[0].parameters.t: ties does not read it; it does nothing",
+        ),
+        (
+            {"models": None, "slices": [{"sources": [{**LAYERS, "parameters": {"t": 1}}]}]},
+            "slices[0].sources[0].parameters.t: ties does not read it; it does nothing",
+        ),
+    ],
+)
+def test_what_mergekit_does_not_read_is_left_out_and_told(
+    more: dict[str, Any], ignored: str
+) -> None:
+    """At every level: the recipe is the same as without it, and says where it stood."""
+    converted = from_mergekit({**GOOD, **more}, NAMES.get)
+    assert len(converted.ignored) == 1
+    assert converted.ignored[0].startswith(ignored)
+    plain = {key: value for key, value in more.items() if key in ("models", "slices")}
+    for part in plain.get("models") or ():
+        part.pop("parameters", None)
+    for part in plain.get("slices") or ():
+        part["sources"] = [LAYERS]
+        part.pop("parameters", None)
+    assert converted.fields == from_mergekit({**GOOD, **plain}, NAMES.get).fields
+
+
+def test_a_misspelled_parameter_that_is_missed_is_told_with_it() -> None:
+    """Where the recipe is refused, what was left out may be why."""
+    models = [{"model": "org/base"}, {"model": "chat", "parameters": {"wieght": 1}}]
+    config = {**GOOD, "merge_method": "task_arithmetic", "models": models, "parameters": None}
+    with pytest.raises(RecipeError) as error:
+        from_mergekit(config, NAMES.get)
+    missing, misspelled = error.value.reasons
+    assert missing == "sources.chat.weight: is missing"
+    assert misspelled.startswith("models[1].parameters.wieght: task_arithmetic does not read it")
+    assert misspelled.endswith("did you mean 'weight'?")
+
+
+def test_reasons_call_the_base_as_the_configuration_does() -> None:
+    """Its name here is not one that stands in the file."""
+    sources = [{"model": "chat", "layer_range": [0, 1]}, {"model": "math", "layer_range": [1, 2]}]
+    slices = {**GOOD, "base_model": "org/base", "models": None, "slices": [{"sources": sources}]}
+    with pytest.raises(RecipeError) as error:
+        from_mergekit(slices, NAMES.get)
+    assert "base_model 'org/base' is not among them" in str(error.value)
 
 
 def test_native_settings_of_sources_are_folded_into_slices() -> None:

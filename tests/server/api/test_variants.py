@@ -288,6 +288,34 @@ def test_yaml_is_posted_with_a_name(api: Harness, world: VariantWorld) -> None:
     assert taken.status_code == 409
 
 
+def test_what_does_nothing_is_told(
+    api: Harness, world: VariantWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What mergekit does not read is no error: the preset says it, explain warns of it, after edits
+    and a restart too, and the log has it. A configuration without it takes it back.
+    """
+    put_yaml(api, {**config(world), "name": "x", "parameters": {"wieght": 1}})
+    said = [
+        "name: mergekit does not read it; it does nothing",
+        "parameters.wieght: ties does not read it; it does nothing; did you mean 'weight'?",
+    ]
+    assert [r.getMessage() for r in caplog.records if "does nothing" in r.getMessage()] == [
+        f"preset tutor: {line}" for line in said
+    ]
+    assert api.get(PATH).json()["ignored"] == said
+    assert api.request("PATCH", PATH, json={"seed": 5}).json()["revision"] == 3
+    assert api.get(f"{PATH}/explain?interference=false").json()["warnings"] == said
+    assert "name" not in api.get(f"{PATH}?format=mergekit").json()
+    assert world.open().explain("tutor")["warnings"] == said
+
+
+def test_nothing_that_does_nothing_is_told(api: Harness, world: VariantWorld) -> None:
+    """A configuration without such keys gives a preset without them, also in place of another."""
+    put_yaml(api, {**config(world), "name": "x"})
+    assert "ignored" not in put_yaml(api, config(world)).json()
+    assert api.get(f"{PATH}/explain").json()["warnings"] == []
+
+
 def test_mergekit_in_json(api: Harness, world: VariantWorld) -> None:
     """The same in JSON, beside the fields that mergekit does not know."""
     body = {"name": "new", "description": "x", "pinned": True, "mergekit": config(world)}
@@ -328,7 +356,9 @@ def test_there_and_back(api: Harness, world: VariantWorld) -> None:
         ("!!python/object/apply:os.system [ls]", "invalid YAML"),
         ("merge_method: ties\nmodels: [{model: nope}]\nbase_model: base", "nope"),
         ("merge_method: tiez\nmodels: [{model: ft}]\nbase_model: base", "tiez"),
-        ("merge_method: ties\nmodels: [{model: ft}]\nbase_model: base\nwhat: 1", "what"),
+        ("merge_method: ties\nmodels: [{model: ft}]\nbase_model: base", "ft.weight: is missing"),
+        ("merge_method: ties\n---\nmerge_method: ties", "`mergeserve merge` first"),
+        ("base_model: base\nexperts: [{source_model: ft}]", "mergekit-moe"),
         ("a: &a [1,1]\nb: &b [*a,*a]\n" + "c: .nan", "mergekit"),
     ],
 )

@@ -357,7 +357,9 @@ def test_a_quantised_base(
 def test_another_chat_template(
     models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Jinja text in the recipe is what the result has; the name of mergekit's own is refused."""
+    """Jinja text in the recipe is what the result has; for `auto` and the name of one of mergekit's
+    own the base's is kept, with a warning.
+    """
     template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     merged(models.task_arithmetic(*models.tuned, chat_template=template), tmp_path / "out")
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == template
@@ -365,7 +367,41 @@ def test_another_chat_template(
     kept = AutoTokenizer.from_pretrained(tmp_path / "auto").chat_template
     assert kept == AutoTokenizer.from_pretrained(models.base).chat_template
     recipe = models.task_arithmetic(*models.tuned, chat_template="chatml")
-    assert "'chatml'" in refused(capsys, recipe, tmp_path / "none")
+    merged(recipe, tmp_path / "chatml")
+    assert AutoTokenizer.from_pretrained(tmp_path / "chatml").chat_template == kept
+    said = capsys.readouterr().err
+    assert "'auto' has mergekit choose" in said
+    assert "'chatml' is no Jinja text" in said
+
+
+def test_what_does_nothing_is_told(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys and parameters that mergekit does not read change no tensor; each is a warning."""
+    plain = merged(models.task_arithmetic(*models.tuned), tmp_path / "plain")
+    extra = models.task_arithmetic(*models.tuned, name="x", parameters={"t": 1, "int8_mask": True})
+    same = merged(extra, tmp_path / "extra")
+    assert all(torch.equal(plain[name], same[name]) for name in plain)
+    said = capsys.readouterr().err
+    assert "WARNING name: mergekit does not read it" in said
+    assert "WARNING parameters.t: task_arithmetic does not read it" in said
+    assert "WARNING int8_mask has no effect in task_arithmetic" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "way_out"),
+    [
+        ("{merge_method: linear}\n---\n{merge_method: linear}\n", "a file of its own"),
+        ("{base_model: x, experts: [{source_model: y}]}", "run mergekit-moe"),
+    ],
+)
+def test_configurations_of_other_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, way_out: str
+) -> None:
+    """Several stages in one file, and mixtures of experts, are refused with what to do."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    assert way_out in refused(capsys, recipe, tmp_path / "out")
 
 
 def test_all_reasons_at_once(
@@ -384,18 +420,25 @@ def test_all_reasons_at_once(
     said = refused(capsys, models.task_arithmetic(other, broken), tmp_path / "out")
     assert "qwen3" in said
     assert "truncated" in said
-    said = refused(
-        capsys, models.task_arithmetic(*models.tuned, parameters={"wait": 1}), tmp_path / "out"
-    )
-    assert "wait" in said
+    wrong = models.task_arithmetic(*models.tuned, parameters={"lambda": "much"})
+    assert "parameters.lambda" in refused(capsys, wrong, tmp_path / "out")
 
 
 def test_a_base_with_an_adapter_on_it_is_refused_by_name(
     models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """mergekit's "base+adapter": the way out is to name the adapter alone."""
+    """mergekit's "base+adapter": the way out is to name the adapter alone, or to merge it first
+    with the recipe that is told.
+    """
     recipe = models.task_arithmetic(Path(f"{models.base}+{models.adapter}"))
-    assert "adapter alone" in refused(capsys, recipe, tmp_path / "out")
+    said = refused(capsys, recipe, tmp_path / "out")
+    assert f"name '{models.adapter}' alone" in said
+    told = tmp_path / "told.yaml"
+    told.write_text("\n".join(said.split("a file with ")[1].strip().split(", ", 2)))
+    first = merged(told, tmp_path / "first")
+    alone = [{"model": str(models.adapter), "parameters": {"weight": 1}}]
+    expected = merged(models.task_arithmetic(models=alone), tmp_path / "expected")
+    assert all(torch.equal(first[name], expected[name]) for name in expected)
 
 
 def test_files_that_are_no_recipes(
@@ -406,7 +449,7 @@ def test_files_that_are_no_recipes(
         ("a: [", "not YAML"),
         ("- 1", "expected a map"),
         ("x: 1", "merge_method"),
-        ("a: 1\n---\nb: 1", "2 documents"),
+        ("a: 1\n---\nb: 1", "2 YAML documents"),
         ("method: task_arithmetic\nsources: {x: {weight: 1}}\nfoo: 1", "--model"),
     ):
         path = tmp_path / "recipe.yaml"

@@ -80,5 +80,5 @@ def test_every_model_that_is_not_found(hub: Path) -> None:
     with pytest.raises(PlanError) as caught:
         located("org/base", **models("no", "nor", "org/base+org/a", "org/a@main"))
     assert len(caught.value.reasons) == 4
-    assert "adapter alone" in caught.value.reasons[2]
+    assert "merge the two first" in caught.value.reasons[2]
     assert "revision" in caught.value.reasons[3]

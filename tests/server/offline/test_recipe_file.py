@@ -48,6 +48,12 @@ def test_a_preset_is_a_recipe() -> None:
     assert len(caught.value.reasons) == 2
 
 
+def test_a_bare_number_is_a_weight() -> None:
+    """As over HTTP."""
+    file = RecipeFile(PATH, {"method": "linear", "sources": {"x": 0.5}})
+    assert file.native()["sources"] == {"x": {"weight": 0.5}}
+
+
 def test_json_is_read_too(tmp_path: Path) -> None:
     """It is YAML."""
     path = tmp_path / "recipe.json"

@@ -60,6 +60,15 @@ def test_a_patch_changes_what_it_names():
     assert new.description == "kept"
 
 
+@pytest.mark.parametrize("weight", [0.8, 1, [0, 1], [{"filter": "mlp", "value": 1}]])
+def test_a_bare_setting_is_a_source_s_weight(weight):
+    """In documents and in patches, where the source's other settings stay; it is kept as a map."""
+    assert preset(sources={"math": weight}).sources == {"math": {"weight": weight}}
+    fields = {"math": {"weight": 0.6, "density": 0.5}, "code": {"weight": 0.2}}
+    new = patched(record(document=preset(sources=fields)), {"sources": {"math": weight}})
+    assert new.sources == {**fields, "math": {"weight": weight, "density": 0.5}}
+
+
 def test_null_returns_a_field_to_its_default():
     """A null removes a source, a default or a description, as in RFC 7396."""
     old = record(
