@@ -26,11 +26,15 @@ def project(tmp_path: Path, server: str) -> Clone:
     return Clone(tmp_path, tmp_path, {"PATH": os.environ["PATH"]})
 
 
-def test_a_good_server_stops_with_0(tmp_path: Path) -> None:
-    """A server that ends with 0 after SIGTERM to its process group passes, make and all."""
-    with Serving(project(tmp_path, SERVER.replace("CODE", "0"))) as server:
+def serve_and_stop(clone: Clone) -> None:
+    with Serving(clone) as server:
         server.wait_until_ready()
         server.stop()
+
+
+def test_a_good_server_stops_with_0(tmp_path: Path) -> None:
+    """A server that ends with 0 after SIGTERM to its process group passes, make and all."""
+    serve_and_stop(project(tmp_path, SERVER.replace("CODE", "0")))
 
 
 @pytest.mark.parametrize(
@@ -45,16 +49,12 @@ def test_a_bad_end_is_told(
 ) -> None:
     """Another exit code, or a traceback in the log, is an error, and the log is shown."""
     clone = project(tmp_path, SERVER.replace("CODE", code).replace("SAID", said))
-    with pytest.raises(FreshError, match=wanted), Serving(clone) as server:
-        server.wait_until_ready()
-        server.stop()
+    with pytest.raises(FreshError, match=wanted):
+        serve_and_stop(clone)
     assert "The log of make serve ended with" in capsys.readouterr().out
 
 
 def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
     """A `make serve` that ends before it is ready is not waited for."""
-    with (
-        pytest.raises(FreshError, match="before it was ready"),
-        Serving(project(tmp_path, "raise SystemExit(1)")) as server,
-    ):
-        server.wait_until_ready()
+    with pytest.raises(FreshError, match="before it was ready"):
+        serve_and_stop(project(tmp_path, "raise SystemExit(1)"))
