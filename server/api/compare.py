@@ -81,6 +81,8 @@ async def prepare(service: Service, body: CompareBody) -> Comparison:
     """Everything that can be wrong with a comparison is found here, before anything runs."""
     inputs = Inputs(body.prompts, body.messages, service.tokenizer)
     lineup = await line_up(service, body)
+    if body.messages is not None:
+        lineup.notes += _other_templates(service, lineup)
     check_size(body, len(lineup.candidates))
     cases = await make_cases(body, inputs)
     terms = Terms(
@@ -102,6 +104,18 @@ async def prepare(service: Service, body: CompareBody) -> Comparison:
     view = CompareView(lineup.candidates, model, is_chat=body.messages is not None, created=created)
     run = Run(Background(service.engine, voices), job)
     return Comparison(run, view, lineup, body, service, about)
+
+
+def _other_templates(service: Service, lineup: Lineup) -> list[str]:
+    """Who is asked in another way than by itself: all read the same prompts."""
+    base = service.tokenizer.conversation.template
+    own = [(c.name, c.served.conversation) for c in lineup.candidates]
+    return [
+        f"{name} has a chat template of its own, and reads these conversations in the base's, as "
+        "all do: send prompts to compare it in its own way"
+        for name, conversation in own
+        if conversation is not None and conversation.template != base
+    ]
 
 
 async def _stream(request: Request, comparison: Comparison) -> Response:

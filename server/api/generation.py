@@ -187,8 +187,7 @@ def _requests(
 ) -> list[Request]:
     """The choices of one prompt: one seed, told apart by their number."""
     seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-    ends = None if served.conversation is None else served.conversation.eos_token_ids
-    seeded = dataclasses.replace(sampling, seed=seed, eos_token_ids=ends)
+    seeded = dataclasses.replace(sampling, seed=seed, eos_token_ids=served.eos_token_ids)
     if sampling.prompt_logprobs is not None and prompt.own:
         raise InvalidRequestError(
             f"echo with logprobs: the member {next(iter(prompt.own))!r} reads a prompt of its own, "

@@ -44,7 +44,9 @@ class Answering:
             members=voice.members,
             rule=voice.rule,
             draw_rule=voice.draw_rule,
-            sampling=dataclasses.replace(self.job.sampling, seed=seed),
+            sampling=dataclasses.replace(
+                self.job.sampling, seed=seed, eos_token_ids=served.eos_token_ids
+            ),
             priority="background",
             label=served.preset or "",
             path=served.path,

@@ -100,6 +100,11 @@ class Served:
         return ChatDefaults(self.conversation, self.defaults.chat_template_kwargs or {})
 
     @property
+    def eos_token_ids(self) -> frozenset[int] | None:
+        """The tokens that end its answers; None for those of the base."""
+        return None if self.conversation is None else self.conversation.eos_token_ids
+
+    @property
     def label(self) -> str:
         """`tutor@7` for a preset, else the model's id."""
         return self.model if self.preset is None else f"{self.preset}@{self.revision}"

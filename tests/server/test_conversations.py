@@ -81,6 +81,15 @@ def test_completions_stop_there_too(api: Harness) -> None:
     assert reasons == ["stop", "length", "length"]
 
 
+def test_a_comparison(api: Harness) -> None:
+    """All candidates read the same prompts, which a note tells; each stops where it stops."""
+    body = {"candidates": ["base", "instruct"], "messages": [MESSAGES], "max_tokens": 4}
+    result = api.post("/v1/compare", {**body, "logit_bias": {str(END): 100}}).json()
+    (prompt,) = result["prompts"]
+    assert [a["finish_reason"] for a in prompt["answers"]] == ["length", "stop"]
+    assert any(note.startswith("instruct has a chat template") for note in result["notes"])
+
+
 def test_the_source_warns(api: Harness) -> None:
     """Its card, and the explanation of presets that use it, say what differs."""
     for told in (api.get("/v1/sources/instruct"), api.get("/v1/presets/plain/explain")):

@@ -77,6 +77,16 @@ def test_null_is_not_given(tuned: Harness) -> None:
     assert sampled(tuned, model="tuned", **fields).temperature == 0.7
 
 
+def test_seed_minus_one_is_none_at_every_place(tuned: Harness) -> None:
+    """A request's -1 wins over the preset's seed, and a preset's -1 is no seed: answers differ."""
+    catalog = tuned.app.state.lifecycle.service.catalog
+    catalog.seed_presets([preset("free", defaults={"seed": -1})], "the test")
+    for fields in ({"model": "tuned", "seed": -1}, {"model": "free"}):
+        seeds = {sampled(tuned, **fields).seed for _ in range(3)}
+        assert len(seeds) == 3
+        assert not seeds & {-1, DEFAULTS["seed"]}
+
+
 def test_presets_limit_gives_way_to_the_context(tuned: Harness) -> None:
     """A preset's max_tokens is no request of the caller: it is cut to what fits."""
     found = sampled(tuned, model="tuned", prompt=[5] * (CONFIG.max_model_len - 1))
