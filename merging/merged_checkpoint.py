@@ -21,6 +21,7 @@ from merging.errors import OutputError, SourceError
 from merging.layout import is_derived
 from merging.model_config import merged_config
 from merging.models import Models, Source
+from merging.overlay_weights import OverlayWeights
 from merging.plan import Plan
 from merging.safetensors_file import TensorSpec
 from merging.source import Weights
@@ -86,7 +87,7 @@ def _check_unchanged(models: Sequence[Source]) -> None:
     reasons: list[str] = []
     for model in models:
         try:
-            if isinstance(model, CheckpointWeights):
+            if isinstance(model, CheckpointWeights | OverlayWeights):
                 model.check_unchanged()
         except SourceError as error:
             reasons += error.reasons

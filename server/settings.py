@@ -54,7 +54,8 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="YAML file with any of these options")
     source: Sources = Field(
         (),
-        description="NAME=DIR_OR_HUB_ID of an adapter or a checkpoint to register; several times",
+        description="NAME=DIR_OR_HUB_ID[,parent=NAME] of an adapter or a checkpoint to register, "
+        "and the source that it was trained on; several times",
     )
     source_dir: Folders = Field(
         (), description="folder from which sources may be registered over HTTP; several times"
@@ -105,6 +106,9 @@ class Settings(BaseSettings):
         gt=0,
         description="GiB for merged weights and what their builds keep; default: half of what is "
         "free",
+    )
+    dense_cache: float = Field(
+        20.0, gt=0, description="GiB on disk for the deltas of adapters that PEFT has to merge"
     )
     kv_memory: float | None = Field(
         None, gt=0, description="GiB for the KV cache; default: a quarter of what is free"

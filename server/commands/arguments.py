@@ -10,7 +10,7 @@ from server.settings import ENV_PREFIX, Settings
 METAVARS = {
     "model": "MODEL",
     "config": "FILE",
-    "source": "NAME=DIR_OR_HUB_ID",
+    "source": "NAME=DIR_OR_HUB_ID[,parent=NAME]",
     "source_dir": "DIR",
     "presets": "FILE",
     "host": "ADDRESS",
@@ -23,6 +23,7 @@ METAVARS = {
     "served_model_name": "NAME",
     "chat_template": "FILE",
     "variant_memory": "GIB",
+    "dense_cache": "GIB",
     "kv_memory": "GIB",
     "request_timeout": "S",
     "fidelity_sample": "SHARE",

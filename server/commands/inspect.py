@@ -5,12 +5,17 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from merging.adapter_export import write_adapter
+from merging.base import Base
 from merging.checkpoint import checkpoint_digest
 from merging.checkpoint_fit import under_base_names
-from merging.checkpoint_weights import open_checkpoint
+from merging.checkpoint_weights import CheckpointWeights, map_checkpoint, open_checkpoint
+from merging.dense_to_lora import convert_to_lora
 from merging.diagnosis import Diagnosis, GroupFigures
 from merging.errors import MergingError, OutputError, SourceError
+from merging.output_folder import output_folder
 from merging.plan_diagnosis import diagnose_plan
+from merging.wording import shown
 from server.commands.failure import fail
 from server.commands.logs import configure_logging
 from server.commands.progress import ProgressReporter
@@ -18,9 +23,9 @@ from server.commands.table import table
 from server.engine.errors import EngineError
 from server.engine.loading import describe_base
 from server.engine.model_files import model_folder
-from server.inspection import inspect_folder, records_base
+from server.inspection import inspect_folder, needs_digest
 from server.offline.heat_map import number, page
-from server.offline.opening import OpenMerge, open_recipe
+from server.offline.opening import OpenBase, OpenMerge, open_base, open_recipe
 from server.offline.recipe_file import read_recipe_file
 
 
@@ -39,19 +44,59 @@ def run(arguments: argparse.Namespace) -> int:
 def _inspect_folder(folder: Path, arguments: argparse.Namespace) -> str:
     if arguments.html is not None or arguments.source:
         raise OutputError("--html and --source go with --recipe")
+    if (arguments.to_lora is None) != (arguments.out is None):
+        raise OutputError("--to-lora RANK and --out DIR go together")
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder")
+    if arguments.to_lora is not None:
+        return _to_lora(folder, arguments)
     if arguments.model is None:
         return inspect_folder(folder, None)
     base_folder = model_folder(arguments.model, lambda what, done, total: None)
     base = describe_base(arguments.model)
-    if records_base(folder):
+    if needs_digest(folder):
         base = replace(base, digest=checkpoint_digest(base_folder))
+    opened = OpenBase(arguments.model, base_folder, base, _mapped(base_folder, base))
+    adapters = opened.adapters(allow_base_mismatch=arguments.allow_base_mismatch)
     return inspect_folder(
         folder,
         base,
+        base_tensor=opened.tensor,
+        merge=adapters.merge,
         resident=lambda: under_base_names(open_checkpoint(base_folder), base),
         allow_base_mismatch=arguments.allow_base_mismatch,
+    )
+
+
+def _mapped(folder: Path, base: Base) -> CheckpointWeights:
+    return under_base_names(map_checkpoint(folder, base.digest), base)
+
+
+def _to_lora(folder: Path, arguments: argparse.Namespace) -> str:
+    """Write a dense delta as the closest LoRA of a rank; the share of it that is kept."""
+    if arguments.model is None:
+        raise OutputError("--to-lora needs the base: name it with --model")
+    progress = ProgressReporter()
+    try:
+        base_folder = model_folder(arguments.model, progress)
+        base = open_base(arguments.model, base_folder, None, progress)
+        progress("merging with PEFT", 0, 0)
+        adapters = base.adapters(allow_base_mismatch=arguments.allow_base_mismatch)
+        overlay, _ = adapters.merge(folder)
+        what = "singular values"
+        converted = convert_to_lora(
+            overlay, base.base, arguments.to_lora, lambda done, all: progress(what, done, all)
+        )
+        if not converted.adapter.factors:
+            raise OutputError("it changes no linear layer: there is nothing that a LoRA could do")
+        with output_folder(arguments.out) as out:
+            write_adapter(out, converted.adapter, base.base, base_name=arguments.model)
+    finally:
+        progress.close()
+    lost = f"; left out: {shown(converted.lost)}" if converted.lost else ""
+    return (
+        f"{arguments.out}: a LoRA of rank {converted.adapter.max_rank} keeps "
+        f"{converted.share:.1%} of the delta (squared norm){lost}"
     )
 
 

@@ -23,6 +23,13 @@ def parse_named_folder(text: str) -> tuple[str, str]:
     return name, location
 
 
+def parse_rank(text: str) -> int:
+    """Read a positive integer."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
 def _add_merge(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     merge = commands.add_parser(
         "merge", help="merge models into a checkpoint, without a server", allow_abbrev=False
@@ -86,6 +93,13 @@ def _add_inspect(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--recipe", metavar="RECIPE.yaml", type=Path, help="a merge, as `mergeserve merge` takes it"
     )
     _add_models(inspect)
+    inspect.add_argument(
+        "--to-lora",
+        metavar="RANK",
+        type=parse_rank,
+        help="with DIR and --model: write an adapter that PEFT has to merge as the closest LoRA",
+    )
+    inspect.add_argument("--out", metavar="OUT_DIR", type=Path, help="with --to-lora: where to")
     inspect.add_argument(
         "--html", metavar="FILE", type=Path, help="with --recipe: write heat maps by layer there"
     )

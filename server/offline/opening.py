@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from platformdirs import user_cache_path
 from pydantic import JsonValue
 
 from merging.base import Base
@@ -18,12 +19,17 @@ from merging.mergekit import from_mergekit
 from merging.models import Models
 from merging.plan import Plan, plan
 from merging.recipe import Recipe
+from server.adapters.dense_cache import DenseCache
+from server.adapters.reader import AdapterReader, Content
 from server.engine.loading import describe_base
 from server.engine.model_files import Progress, model_id
 from server.offline.locating import Located, locate
 from server.offline.recipe_file import RecipeFile
-from server.presets.contents import Content, Contents
+from server.presets.contents import Contents
 from server.presets.sources import SourceRegistry
+
+DENSE_BYTES: Final = 20 << 30
+"""On disk, for what PEFT merged: as much as a server has for it by default."""
 
 FILE_DTYPES: Final[Mapping[str, str]] = {
     "BF16": "bfloat16",
@@ -59,6 +65,17 @@ class OpenBase:
             base_tensor=self.tensor,
             allow_base_mismatch=allow_base_mismatch,
             contents=contents,
+            dense=_dense_cache(),
+        )
+
+    def adapters(self, *, allow_base_mismatch: bool) -> AdapterReader:
+        """What reads adapters alone."""
+        return AdapterReader(
+            self.base,
+            resident=self.weights,
+            cache=_dense_cache(),
+            base_tensor=self.tensor,
+            allow_base_mismatch=allow_base_mismatch,
         )
 
 
@@ -76,6 +93,10 @@ class OpenMerge:
     folders: Mapping[str, Path]
     warnings: tuple[str, ...]
     chat_template: str | None = None
+
+
+def _dense_cache() -> DenseCache:
+    return DenseCache(user_cache_path("mergeserve") / "dense", DENSE_BYTES)
 
 
 def open_base(spelling: str, folder: Path, dtype: str | None, progress: Progress) -> OpenBase:
