@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from merging.adapter_export import write_adapter
-from merging.base import Base
 from merging.checkpoint import checkpoint_digest
 from merging.checkpoint_fit import under_base_names
-from merging.checkpoint_weights import CheckpointWeights, map_checkpoint, open_checkpoint
+from merging.checkpoint_weights import map_checkpoint, open_checkpoint
 from merging.dense_to_lora import convert_to_lora
 from merging.diagnosis import Diagnosis, GroupFigures
 from merging.errors import MergingError, OutputError, SourceError
@@ -56,20 +55,20 @@ def _inspect_folder(folder: Path, arguments: argparse.Namespace) -> str:
     base = describe_base(arguments.model)
     if needs_digest(folder):
         base = replace(base, digest=checkpoint_digest(base_folder))
-    opened = OpenBase(arguments.model, base_folder, base, _mapped(base_folder, base))
-    adapters = opened.adapters(allow_base_mismatch=arguments.allow_base_mismatch)
+    mismatch = arguments.allow_base_mismatch
+
+    def opened() -> OpenBase:  # an adapter on linear layers does not need the base's files
+        weights = under_base_names(map_checkpoint(base_folder, base.digest), base)
+        return OpenBase(arguments.model, base_folder, base, weights)
+
     return inspect_folder(
         folder,
         base,
-        base_tensor=opened.tensor,
-        merge=adapters.merge,
+        base_tensor=lambda name: opened().tensor(name),
+        merge=lambda own: opened().adapters(allow_base_mismatch=mismatch).merge(own),
         resident=lambda: under_base_names(open_checkpoint(base_folder), base),
         allow_base_mismatch=arguments.allow_base_mismatch,
     )
-
-
-def _mapped(folder: Path, base: Base) -> CheckpointWeights:
-    return under_base_names(map_checkpoint(folder, base.digest), base)
 
 
 def _to_lora(folder: Path, arguments: argparse.Namespace) -> str:

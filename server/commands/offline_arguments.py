@@ -109,11 +109,12 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="the base model")
     parser.add_argument(
         "--source",
-        metavar="NAME=DIR_OR_HUB_ID",
+        metavar="NAME=DIR_OR_HUB_ID[,parent=NAME]",
         type=parse_named_folder,
         action="append",
         default=[],
-        help="a model that the recipe calls by this name; several times",
+        help="a model that the recipe calls by this name, and the one that it is an adapter on; "
+        "several times",
     )
     parser.add_argument(
         "--allow-base-mismatch",

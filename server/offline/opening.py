@@ -1,7 +1,7 @@
 """Opens the models of a merge: the base's files mapped, sources read and checked, and the plan."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,8 @@ from merging.recipe import Recipe
 from server.adapters.dense_cache import DenseCache
 from server.adapters.reader import AdapterReader, Content
 from server.engine.loading import describe_base
-from server.engine.model_files import Progress, model_id
+from server.engine.model_files import Progress, model_folder, model_id
+from server.offline.lineage import Lineage, split_parents
 from server.offline.locating import Located, locate
 from server.offline.recipe_file import RecipeFile
 from server.presets.contents import Contents
@@ -141,14 +142,25 @@ def open_recipe(
     `model`, `seed` and `dtype` win over what the file says; `given` maps the names of --source to
     folders or hub ids. Raises MergingError or EngineError with every reason.
     """
-    chat_template, located = file.chat_template, locate(file, model, given, progress)
+    chat_template = file.chat_template
+    locations, parents = split_parents(given)
+    located = locate(file, model, locations, progress)
     native = _native(file, located)
     native |= {} if seed is None else {"seed": seed}
     native |= {} if dtype is None else {"dtype": dtype}
     recipe = Recipe.model_validate(native)
     base = open_base(located.base, located.base_folder, recipe.dtype, progress)
     registry = base.registry(allow_base_mismatch=allow_base_mismatch)
-    merge = open_merge(recipe, base, located.folders, located.spellings, registry, progress)
+    of_parents = {n: model_folder(locations[n], progress).resolve() for n in parents.values()}
+    merge = open_merge(
+        recipe,
+        base,
+        {**of_parents, **located.folders},
+        located.spellings,
+        registry,
+        progress,
+        parents=parents,
+    )
     return replace(merge, chat_template=chat_template)
 
 
@@ -185,11 +197,13 @@ def open_merge(
     progress: Progress,
     *,
     digests: Mapping[str, str] | None = None,
+    parents: Mapping[str, str] | None = None,
 ) -> OpenMerge:
     """Open the sources of a recipe in their `folders`, by name, and plan it on a base.
 
     `digests`: what the content of a source must be; then it may also be among what `registry` has
-    copies of. Raises PlanError with every reason, sources that cannot be used included.
+    copies of. `parents`: the sources, also in `folders`, that others are adapters on. Raises
+    PlanError with every reason, sources that cannot be used included.
     """
     sources: dict[str, Content] = {}
     unusable: dict[str, str] = {}
@@ -202,7 +216,8 @@ def open_merge(
 
         try:
             wanted = (digests or {}).get(name)
-            sources[name], said = _read(registry, folders.get(name), wanted, report)
+            reader = Lineage(registry, folders, parents or {}, report)
+            sources[name], said = _read(reader, registry, name, wanted)
             warnings += [f"{spellings.get(name, name)}: {warning}" for warning in said]
         except SourceError as error:
             unusable[name] = "; ".join(error.reasons)
@@ -213,16 +228,13 @@ def open_merge(
 
 
 def _read(
-    registry: SourceRegistry,
-    folder: Path | None,
-    wanted: str | None,
-    report: Callable[[int, int], None],
+    lineage: Lineage, registry: SourceRegistry, name: str, wanted: str | None
 ) -> tuple[Content, tuple[str, ...]]:
     """A source of a folder, or else a kept content of the digest that is wanted."""
     problem = None
-    if folder is not None:
+    if name in lineage.folders:
         try:
-            content, warnings = registry.read(folder, report)
+            content, warnings = lineage.read(name)
         except SourceError as error:
             if wanted is None:
                 raise
