@@ -1,20 +1,22 @@
 """A PEFT LoRA adapter in memory: the low-rank factors of each module that it changes."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from merging import mlx_adapter
 from merging.adapter_config import AdapterConfig, read_config
+from merging.adapter_features import DENSE
 from merging.adapter_names import peft_names
 from merging.adapter_tensors import AdapterTensors, sort_tensors, value_problem
 from merging.base import HUB_ID, Base, split_layer
-from merging.checkpoint import read_tensors
+from merging.checkpoint import Header, read_tensors
 from merging.digest import content_digest, json_digest, value_digest
-from merging.errors import BaseMismatchError, SourceError
+from merging.errors import BaseMismatchError, DenseDeltaError, SourceError
 from merging.not_weights import no_weights
 from merging.wording import grouped, shown
 
@@ -66,6 +68,18 @@ class Adapter:
     targets: tuple[str, ...] = ()
 
 
+class Recorded(Protocol):
+    """What an adapter's files say of the base that it was trained on."""
+
+    @property
+    def base_name(self) -> str | None:
+        """Its name: a hub id or a path."""
+
+    @property
+    def base_digest(self) -> str | None:
+        """The digest of its content."""
+
+
 def read_adapter(folder: Path) -> Adapter:
     """Read a folder of PEFT, adapter_config.json and adapter_model.safetensors, or of MLX, with
     adapters.safetensors; the factors keep their dtype.
@@ -73,17 +87,19 @@ def read_adapter(folder: Path) -> Adapter:
     The tensors are copies: later changes on disk do not matter. The digest covers tensors and
     scales, and so all that changes the result: no paths, no names, no training settings.
 
-    Raises SourceError with every reason why it is not a static low-rank delta on linear layers.
+    Raises DenseDeltaError with every reason why it is not a static low-rank delta on linear layers,
+    if PEFT may merge it; else SourceError with every reason why it cannot be used.
     """
     config, path = read_config(folder), weights_file(folder)
-    if "peft_type" in config.refusals:  # whatever else is odd in it follows from that
-        raise SourceError(config.refusals["peft_type"])
-    if not os.path.lexists(path):
-        absent = f"{path} is missing" if any(folder.glob("*.safetensors")) else no_weights(folder)
-        raise SourceError([*config.refusals.values(), absent])
+    if "peft_type" in config.dense and not config.refusals:
+        raise DenseDeltaError(list(config.dense.values()))
     header, tensors = read_tensors(path)
-    is_mlx = path.name == mlx_adapter.WEIGHTS
-    parts = sort_tensors(mlx_adapter.peft_tensors(tensors) if is_mlx else peft_names(tensors))
+    parts = sort_tensors(
+        mlx_adapter.peft_tensors(tensors) if is_mlx(folder) else peft_names(tensors)
+    )
+    dense = {**config.dense, **parts.dense, **_tied(parts, config)}
+    if dense and not config.refusals:
+        raise DenseDeltaError(list(dense.values()))
     refusals = {**parts.refusals, **config.refusals}
     reasons = [*refusals.values(), *grouped(_problems(parts, config))]
     if reasons:
@@ -92,12 +108,11 @@ def read_adapter(folder: Path) -> Adapter:
         module: LowRank(parts.a[module], parts.b[module], config.scale_of(module))
         for module in parts.a
     }
-    recorded = (header.metadata.get(key) for key in BASE_DIGEST_KEYS)
     return Adapter(
         digest=_digest(factors),
         factors=factors,
         base_name=config.base_name,
-        base_digest=next((digest for digest in recorded if digest), None),
+        base_digest=recorded_digest(header),
         path=folder,
         num_bytes=sum(factor.num_bytes for factor in factors.values()),
         base_copies=parts.base_copies,
@@ -106,9 +121,37 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def weights_file(folder: Path) -> Path:
-    """The file with an adapter's tensors, PEFT's where there is none."""
-    mlx = folder / mlx_adapter.WEIGHTS
-    return mlx if mlx.exists() and not (folder / WEIGHTS).exists() else folder / WEIGHTS
+    """The file with an adapter's tensors; SourceError with every reason if it is of no use."""
+    config, path = read_config(folder), weights_path(folder)
+    if "peft_type" in config.refusals:  # whatever else is odd in it follows from that
+        raise SourceError(config.refusals["peft_type"])
+    if not os.path.lexists(path):
+        absent = f"{path} is missing" if any(folder.glob("*.safetensors")) else no_weights(folder)
+        raise SourceError([*config.refusals.values(), absent])
+    return path
+
+
+def weights_path(folder: Path) -> Path:
+    """Where an adapter's tensors are, in PEFT's form or in MLX's; PEFT's where there are none."""
+    return folder / (mlx_adapter.WEIGHTS if is_mlx(folder) else WEIGHTS)
+
+
+def is_mlx(folder: Path) -> bool:
+    """Whether an adapter's tensors are in MLX's form."""
+    return (folder / mlx_adapter.WEIGHTS).exists() and not (folder / WEIGHTS).exists()
+
+
+def recorded_digest(header: Header) -> str | None:
+    """The digest of its base that an adapter's file records."""
+    recorded = (header.metadata.get(key) for key in BASE_DIGEST_KEYS)
+    return next((digest for digest in recorded if digest), None)
+
+
+def _tied(parts: AdapterTensors, config: AdapterConfig) -> Mapping[str, str]:
+    """Whether head and embedding are changed together."""
+    outside = any(split_layer(module)[0] is None for module in parts.a)
+    key = "ensure_weight_tying"
+    return {key: f"{key}: {DENSE[key]}"} if config.ties_head and outside else {}
 
 
 def _problems(parts: AdapterTensors, config: AdapterConfig) -> Iterator[tuple[str, str]]:
@@ -134,8 +177,6 @@ def _pair_problems(
     for letter, tensor in (("A", a), ("B", b)):
         if problem := value_problem(tensor):
             yield f"lora_{letter} {problem}"
-    if config.ties_head and split_layer(module)[0] is None:
-        yield "ensure_weight_tying is not supported outside the layers: train with it off"
 
 
 def _digest(factors: Mapping[str, LowRank]) -> str:
@@ -160,18 +201,35 @@ def check_adapter(
 
     Raises SourceError with every reason, or BaseMismatchError if one of them is that the adapter
     records the digest of another base. With `allow_base_mismatch` that alone is a warning.
+    DenseDeltaError if all that is wrong are copies with other values: layers that were trained.
     """
-    reasons = [*_module_reasons(adapter, base), *_copy_reasons(adapter, base_tensor)]
-    warnings = list(_warnings(adapter, base))
+    foreign, other = _copy_reasons(adapter, base_tensor)
+    reasons = [*_module_reasons(adapter, base), *foreign]
+    if other and not reasons:
+        raise DenseDeltaError(other)
+    reasons += other
+    warnings = check_recorded(adapter, base, allow_base_mismatch, reasons)
+    return [*warnings, *_tied_head(adapter, base)]
+
+
+def check_recorded(
+    adapter: Recorded, base: Base, allow_base_mismatch: bool, reasons: Sequence[str] = ()
+) -> list[str]:
+    """Check what an adapter records of its base, and return warnings. Raises SourceError with the
+    `reasons` that there are already, or BaseMismatchError, which adds that the digest is another.
+    """
     mismatch = _mismatch(adapter, base)
     if mismatch and not allow_base_mismatch:
         raise BaseMismatchError([mismatch, *reasons])
     if reasons:
         raise SourceError(reasons)
-    return [mismatch, *warnings] if mismatch else warnings
+    if mismatch:
+        return [mismatch]
+    other = other_base(adapter, base)
+    return [] if other is None else [other]
 
 
-def _mismatch(adapter: Adapter, base: Base) -> str | None:
+def _mismatch(adapter: Recorded, base: Base) -> str | None:
     recorded = adapter.base_digest
     if recorded is None or _hex(recorded) == _hex(base.digest):
         return None
@@ -185,7 +243,7 @@ def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:").lower()
 
 
-def other_base(adapter: Adapter, base: Base) -> str | None:
+def other_base(adapter: Recorded, base: Base) -> str | None:
     """What an adapter records of its base, if that is another one: its digest, else its name.
 
     Names are compared only where both are ids of a hub: folders are called anything.
@@ -200,10 +258,7 @@ def other_base(adapter: Adapter, base: Base) -> str | None:
     return f"it was trained on a base named {name!r}, and this one is {base.hub_id!r}"
 
 
-def _warnings(adapter: Adapter, base: Base) -> Iterator[str]:
-    other = other_base(adapter, base)
-    if adapter.base_digest is None and other is not None:
-        yield other
+def _tied_head(adapter: Adapter, base: Base) -> Iterator[str]:
     tied = [module for module in adapter.factors if f"{module}.weight" in base.ties]
     if tied:
         yield (
@@ -245,16 +300,20 @@ def _wrong_shapes(adapter: Adapter, base: Base) -> Iterator[tuple[str, str]]:
             yield module, f"the adapter is for {shape} [out, in], the base has {expected}"
 
 
-def _copy_reasons(adapter: Adapter, base_tensor: BaseTensor | None) -> Iterator[str]:
+def _copy_reasons(adapter: Adapter, base_tensor: BaseTensor | None) -> tuple[list[str], list[str]]:
+    """Why tensors of the base that it holds cannot be used; and which have other values."""
+    foreign, other = [], []
     for name, digest in sorted(adapter.base_copies.items()):
         tensor = base_tensor(name) if base_tensor is not None else None
         if base_tensor is None:
-            yield f"it holds a copy of {name}, and the base's own is not at hand to compare"
-        elif tensor is None:
-            yield f"it holds {name}, which is neither a factor nor a tensor of the base"
-        elif value_digest(tensor) != digest:
-            yield (
-                f"it holds {name} with other values or another shape than the base's "
-                f"{list(tensor.shape)}: a trained or resized layer is not supported; train "
-                "without it, or on the base as it is"
+            foreign.append(
+                f"it holds a copy of {name}, and the base's own is not at hand to compare"
             )
+        elif tensor is None:
+            foreign.append(f"it holds {name}, which is neither a factor nor a tensor of the base")
+        elif value_digest(tensor) != digest:
+            other.append(
+                f"it holds {name} with other values or another shape than the base's "
+                f"{list(tensor.shape)}"
+            )
+    return foreign, other

@@ -1,7 +1,8 @@
 """adapter_config.json of PEFT: rank and scale of each module, and what cannot be served, by name.
 
-Follows PEFT 0.21.2. Only a static low-rank delta on a linear layer is a blend; whatever else a
-config switches on is refused with a way out, and so is anything that this release does not know.
+Follows PEFT 0.21.2. A static low-rank delta on linear layers is a blend. What else PEFT can merge
+into a base is a dense delta (`dense` says why); whatever has no static weights, and anything that
+this release does not know, is refused with a way out.
 """
 
 import json
@@ -11,6 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from merging.adapter_features import (
+    DENSE,
+    MERGED_TYPES,
+    REFUSED,
+    REPEATED_INITS,
+    init_refusal,
+    refusal,
+    type_refusal,
+)
 from merging.errors import SourceError
 from merging.mlx_adapter import is_mlx, peft_config
 from merging.regular_file import read_file
@@ -56,52 +66,11 @@ KNOWN = frozenset(
 MAX_PATTERN = 200  # characters
 MAX_REPEATS = 3  # of `*`, `+`, `?` and `{}` in a pattern
 
-RETRAIN = "train a plain LoRA instead"
-CONVERT = (
-    "convert it with save_pretrained(..., path_initial_model_for_weight_conversion=...) where it "
-    "was trained"
-)
+PATTERNS = ("target_modules", "exclude_modules", "layers_pattern")
+"""Fields that may be a pattern, which PEFT matches against every module."""
 
 NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """Fields with which an adapter leaves out some of the modules that it targets."""
-
-FEATURES: Mapping[str, tuple[str, str]] = {
-    "use_dora": ("DoRA rescales the base's weights row by row", RETRAIN),
-    "lora_bias": ("it trains a bias of its own on every layer", "train with lora_bias=False"),
-    "bias": ("it trains the base's biases", "train with bias='none'"),
-    "modules_to_save": ("it replaces whole modules of the base", "train without modules_to_save"),
-    "lora_embedding": ("it changes an embedding", "train without the embedding as a target"),
-    "trainable_token_indices": ("it replaces rows of an embedding", "train without it"),
-    "target_parameters": ("it changes bare parameters, not linear layers", "use target_modules"),
-    "layer_replication": ("it repeats layers of the base", "train on the base as it is"),
-    "alora_invocation_tokens": ("aLoRA acts only after its invocation tokens", RETRAIN),
-    "arrow_config": ("Arrow routes every token among adapters", "register those adapters"),
-    "use_qalora": ("QALoRA pools the inputs of lora_A", RETRAIN),
-    "use_bdlora": ("BD-LoRA keeps its factors in blocks", "convert it to a plain LoRA"),
-    "kasa_config": ("KaSA truncates the base's weights", RETRAIN),
-    "velora_config": ("VeLoRA keeps tensors of its own", "convert it to a plain LoRA"),
-    "monteclora_config": ("MonteCLoRA keeps tensors of its own", "convert it to a plain LoRA"),
-    "megatron_config": ("it is for Megatron's parallel layers", "convert it for transformers"),
-}
-"""What is not a static low-rank delta on a linear layer: why it is refused, and the way out."""
-
-STATIC_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-"""Values of init_lora_weights that leave the base as it is."""
-
-MUTATING_INITS = {
-    "pissa": CONVERT,
-    "olora": CONVERT,
-    "corda": CONVERT,
-    "lora_ga": CONVERT,
-    "loftq": RETRAIN,
-}
-"""Values that change the base before training, so that the delta is not to the base itself."""
-
-
-def refusal(feature: str) -> str:
-    """The reason against a feature, with the way out."""
-    reason, way_out = FEATURES[feature]
-    return f"{feature} is not supported: {reason}; {way_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +78,8 @@ class AdapterConfig:
     """The fields that matter at inference, and `refusals`: reasons against serving, by field.
 
     A rank that is refused is 0. `targets` are the module names that the adapter says it changes in
-    every layer; empty where it says otherwise.
+    every layer; empty where it says otherwise. `dense`: why its delta is no product of two factors,
+    by field. `fields`: the whole config.
     """
 
     rank: int
@@ -121,6 +91,8 @@ class AdapterConfig:
     ties_head: bool
     targets: tuple[str, ...]
     refusals: Mapping[str, str]
+    dense: Mapping[str, str]
+    fields: Mapping[str, object]
 
     def rank_of(self, module: str) -> int:
         return self.rank_pattern.get(_pattern_key(self.rank_pattern, module), self.rank)
@@ -163,19 +135,21 @@ def read_config(folder: Path) -> AdapterConfig:
 
 def parse_config(config: Mapping[str, object]) -> AdapterConfig:
     """Take from a config what matters at inference, and every reason against serving it."""
-    refusals = dict(_feature_refusals(config))
+    refusals = dict(_refusals(config))
     base_name = config.get("base_model_name_or_path")
     if isinstance(base_name, str):
         base_name = base_name.encode(errors="replace").decode()  # JSON spells what is no Unicode
+    # Of another type PEFT reads the fields; these are a LoRA's.
+    own = refusals if config.get("peft_type") == "LORA" else {}
     return AdapterConfig(
-        rank=_positive(config.get("r"), "r", refusals),
-        alpha=_number(config.get("lora_alpha"), "lora_alpha", refusals),
+        rank=_positive(config.get("r"), "r", own),
+        alpha=_number(config.get("lora_alpha"), "lora_alpha", own),
         rank_pattern={
-            pattern: _positive(value, f"rank_pattern[{pattern!r}]", refusals)
+            pattern: _positive(value, f"rank_pattern[{pattern!r}]", own)
             for pattern, value in _patterns(config, "rank_pattern", refusals)
         },
         alpha_pattern={
-            pattern: _number(value, f"alpha_pattern[{pattern!r}]", refusals)
+            pattern: _number(value, f"alpha_pattern[{pattern!r}]", own)
             for pattern, value in _patterns(config, "alpha_pattern", refusals)
         },
         use_rslora=bool(config.get("use_rslora")),
@@ -183,6 +157,8 @@ def parse_config(config: Mapping[str, object]) -> AdapterConfig:
         targets=_targets(config),
         base_name=base_name if isinstance(base_name, str) and base_name else None,
         refusals=refusals,
+        dense=dict(_dense(config)),
+        fields=dict(config),
     )
 
 
@@ -195,16 +171,16 @@ def _targets(config: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(target for target in targets if isinstance(target, str))
 
 
-def _feature_refusals(config: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _refusals(config: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     peft_type = config.get("peft_type")
+    if reason := type_refusal(peft_type):
+        yield "peft_type", reason
     if peft_type != "LORA":
-        yield "peft_type", f"peft_type {peft_type!r} is not supported: only 'LORA' is; {RETRAIN}"
+        return
     for key, value in config.items():
-        if key == "bias" and value in ("none", None):
-            continue
-        if key in FEATURES and value:
+        if key in REFUSED and value:
             yield key, refusal(key)
-        elif key not in FEATURES and key not in KNOWN and value:
+        elif key not in REFUSED and key not in DENSE and key not in KNOWN and value:
             yield (
                 key,
                 (
@@ -212,19 +188,24 @@ def _feature_refusals(config: Mapping[str, object]) -> Iterator[tuple[str, str]]
                     "remove it if it says nothing about inference"
                 ),
             )
+    if reason := init_refusal(config.get("init_lora_weights")):
+        yield "init_lora_weights", reason
+
+
+def _dense(config: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Why the delta is dense, by field."""
+    peft_type = config.get("peft_type")
+    if isinstance(peft_type, str) and peft_type in MERGED_TYPES:
+        yield "peft_type", f"{peft_type}: {MERGED_TYPES[peft_type]}"
+        return
+    for key, reason in DENSE.items():
+        # Tying matters where head and embedding are changed, which the tensors show.
+        is_set = config.get(key) not in (None, "none") and bool(config.get(key))
+        if is_set and key != "ensure_weight_tying":
+            yield key, f"{key}: {reason}"
     init = config.get("init_lora_weights")
-    if init not in STATIC_INITS:
-        yield "init_lora_weights", _init_refusal(init)
-
-
-def _init_refusal(init: object) -> str:
-    for prefix, way_out in MUTATING_INITS.items():
-        if isinstance(init, str) and init.lower().startswith(prefix):
-            return (
-                f"init_lora_weights {init!r} is not supported: it changes the base's weights "
-                f"before training; {way_out}"
-            )
-    return f"init_lora_weights {init!r} is not known"
+    if isinstance(init, str) and init.lower() in REPEATED_INITS:
+        yield "init_lora_weights", f"init_lora_weights: {REPEATED_INITS[init.lower()]}"
 
 
 def _patterns(
@@ -253,6 +234,14 @@ def _pattern_problem(pattern: str) -> str | None:
     except (re.error, OverflowError, RecursionError) as error:
         return f"is not a pattern: {error}"
     return None
+
+
+def endless_patterns(config: AdapterConfig) -> Iterator[str]:
+    """Why PEFT should not be given the patterns of a config: it might match them for ever."""
+    for key in PATTERNS:
+        pattern = config.fields.get(key)
+        if isinstance(pattern, str) and re.search(r"\)[*+{]", re.sub(r"\\.", "", pattern)):
+            yield f"{key} repeats a group, which may take for ever to match: name the modules"
 
 
 def _positive(value: object, key: str, refusals: dict[str, str]) -> int:

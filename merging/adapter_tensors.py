@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from merging.adapter_config import refusal
+from merging.adapter_features import DENSE
 from merging.adapter_names import PREFIX, SAVE
 from merging.digest import value_digest
 from merging.wording import shown
@@ -31,13 +31,15 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 class AdapterTensors:
     """`a` and `b`: factors by module path. `base_copies`: digest of values by base tensor name.
 
-    `refusals`: reasons against serving the adapter, by feature or tensor.
+    `refusals`: reasons against serving the adapter, by feature or tensor. `dense`: why its delta is
+    no product of two factors, by feature.
     """
 
     a: Mapping[str, torch.Tensor]
     b: Mapping[str, torch.Tensor]
     base_copies: Mapping[str, str]
     refusals: Mapping[str, str]
+    dense: Mapping[str, str]
 
 
 def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
@@ -45,6 +47,7 @@ def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
     factors: Mapping[str, dict[str, torch.Tensor]] = {"A": {}, "B": {}}
     base_copies: dict[str, str] = {}
     refusals: dict[str, str] = {}
+    dense: dict[str, str] = {}
     unexpected: list[str] = []
     for key, tensor in sorted(tensors.items()):
         name = key.removeprefix(PREFIX)
@@ -54,7 +57,7 @@ def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
         elif name == key:  # PEFT would not load it
             unexpected.append(key)
         elif mark is not None:
-            refusals[MARKS[mark]] = refusal(MARKS[mark])
+            dense[MARKS[mark]] = f"{MARKS[mark]}: {DENSE[MARKS[mark]]}"
         elif match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
             factors[match[2]][match[1]] = tensor
         elif match := re.fullmatch(r"(.+)\.base_layer(\.weight|\.bias)", name):
@@ -62,7 +65,7 @@ def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
         elif "lora_" not in name and name.endswith(".weight"):
             base_copies[name] = value_digest(tensor)
         elif "lora_" not in name and name.endswith(".bias"):
-            refusals["bias"] = refusal("bias")
+            dense["bias"] = f"bias: {DENSE['bias']}"
         else:
             unexpected.append(key)
     if unexpected:
@@ -71,7 +74,7 @@ def sort_tensors(tensors: Mapping[str, torch.Tensor]) -> AdapterTensors:
         )
     if not factors["A"] and not factors["B"]:
         refusals["empty"] = "it has no lora_A and lora_B tensors"
-    return AdapterTensors(factors["A"], factors["B"], base_copies, refusals)
+    return AdapterTensors(factors["A"], factors["B"], base_copies, refusals, dense)
 
 
 def value_problem(factor: torch.Tensor) -> str | None:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -96,12 +96,18 @@ def open_checkpoint(folder: Path, progress: Progress | None = None) -> Checkpoin
     when they are used, and the system may drop them again. Raises SourceError as `tensor_entries`
     does, and if a file changes meanwhile. NaN and infinities are found by those who read them.
     """
+    mapped = map_checkpoint(folder, "")
+    digest = checkpoint_digest(folder, progress)
+    mapped.check_unchanged()
+    return replace(mapped, digest=digest, tensors_digest=digest)
+
+
+def map_checkpoint(folder: Path, digest: str) -> CheckpointWeights:
+    """The same without hashing it, for those who know its digest or need none."""
     entries = tensor_entries(folder)
     files = sorted({entry.path for entry in entries.values()})
     states = {path: file_state(path) for path in files}
-    mapped = {path: _map(path, states[path].size) for path in files}
-    digest = checkpoint_digest(folder, progress)
-    weights = CheckpointWeights(
+    return CheckpointWeights(
         folder=folder,
         digest=digest,
         tensors_digest=digest,
@@ -109,10 +115,8 @@ def open_checkpoint(folder: Path, progress: Progress | None = None) -> Checkpoin
         num_bytes=sum(entry.num_bytes for entry in entries.values()),
         entries=entries,
         _states=states,
-        _mapped=mapped,
+        _mapped={path: _map(path, states[path].size) for path in files},
     )
-    weights.check_unchanged()
-    return weights
 
 
 def file_state(path: Path) -> FileState:

@@ -2,7 +2,8 @@
 
     MergingError
     ├── SourceError            a source folder cannot be used
-    │   └── BaseMismatchError  a source was trained on another base
+    │   ├── BaseMismatchError  a source was trained on another base
+    │   └── DenseDeltaError    an adapter's delta is dense: PEFT has to merge it
     ├── RecipeError            a recipe is malformed: unknown method or parameter, weight not finite
     ├── PlanError              a recipe is well formed but cannot be built
     └── OutputError            a result cannot be written, or not in the form that is asked for
@@ -34,6 +35,12 @@ class SourceError(MergingError):
 
 class BaseMismatchError(SourceError):
     """A source records another base than the resident one."""
+
+
+class DenseDeltaError(SourceError):
+    """An adapter's delta is no product of two factors, for the reasons listed: PEFT has to merge it
+    into the base.
+    """
 
 
 class RecipeError(MergingError):

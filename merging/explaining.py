@@ -6,13 +6,16 @@ from merging.adapter import Adapter
 from merging.base import Base
 from merging.blending import Array
 from merging.explanation import (
+    Delta,
     Group,
     SourceExplanation,
+    SourceKind,
     Values,
     group_coefficients,
     group_values,
 )
 from merging.models import Source
+from merging.overlay_weights import OverlayWeights
 from merging.shares import Planned, shares
 
 
@@ -29,15 +32,29 @@ def explain_source(
     layers = [1 if g.layers is None else g.layers[1] - g.layers[0] + 1 for g in groups]
     return SourceExplanation(
         name=name,
-        kind="base" if source is None else "adapter" if factors else "checkpoint",
+        kind=_kind(source),
         digest=base.digest if source is None else source.digest,
-        num_bytes=source.num_bytes if isinstance(source, Adapter) else 0,
+        num_bytes=source.num_bytes if isinstance(source, Adapter | OverlayWeights) else 0,
         num_modules=sum(n * len(g.modules) for n, g in zip(layers, groups, strict=True)),
         ranks=tuple(sorted({factor.rank for factor in factors.values()})),
         coefficient=coefficient,
         weight=weight,
         groups=groups,
+        delta=_delta(source),
+        reasons=source.reasons if isinstance(source, OverlayWeights) else (),
     )
+
+
+def _delta(source: Source | None) -> Delta | None:
+    if source is None:
+        return None
+    return "low_rank" if isinstance(source, Adapter) else "dense"
+
+
+def _kind(source: Source | None) -> SourceKind:
+    if source is None:
+        return "base"
+    return "adapter" if isinstance(source, Adapter | OverlayWeights) else "checkpoint"
 
 
 def blend_groups(source: Source | None, base: Base, row: Array) -> tuple[Group, ...]:

@@ -26,17 +26,22 @@ class Group:
     values: Mapping[str, Scalar] = field(default_factory=dict)
 
 
+SourceKind = Literal["adapter", "checkpoint", "base"]
+Delta = Literal["low_rank", "dense"]
+
+
 @dataclass(frozen=True, slots=True)
 class SourceExplanation:
     """One source: `coefficient` is the mean over its modules, `ranks` the distinct ones.
 
     `weight` is the mean of what the recipe gives it, before the method combines the sources; None
     if the method has no weights. `num_modules` counts what it touches: linear layers of a blend,
-    tensors of a variant.
+    tensors of a variant. `delta`: two factors for each layer, or whole tensors; `reasons`: why an
+    adapter's is dense.
     """
 
     name: str
-    kind: Literal["adapter", "checkpoint", "base"]
+    kind: SourceKind
     digest: str
     num_bytes: int
     num_modules: int
@@ -44,6 +49,8 @@ class SourceExplanation:
     coefficient: float | None
     weight: float | None
     groups: tuple[Group, ...]
+    delta: Delta | None
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from merging.file_names import file_name
 from merging.layout import is_derived
 from merging.model_config import merged_config
 from merging.models import Models, Source
+from merging.overlay_weights import OverlayWeights
 from merging.plan import Plan
 from merging.regular_file import read_file
 from merging.safetensors_file import TensorSpec
@@ -89,7 +90,7 @@ def _check_unchanged(models: Sequence[Source]) -> None:
     reasons: list[str] = []
     for model in models:
         try:
-            if isinstance(model, CheckpointWeights):
+            if isinstance(model, CheckpointWeights | OverlayWeights):
                 model.check_unchanged()
         except SourceError as error:
             reasons += error.reasons

@@ -9,6 +9,7 @@ import torch
 from merging.adapter import Adapter
 from merging.adapter_weights import AdapterWeights
 from merging.base import Base
+from merging.overlay_weights import OverlayWeights
 from merging.recipe import BASE
 from merging.source import AdapterDeltas, CheckpointDeltas, DeltaSource, Weights
 
@@ -75,6 +76,9 @@ class Models:
         """Whether a model's tensor may be another than the resident base's of that name."""
         if name == BASE:
             return False
+        source = self.sources[name]
+        if isinstance(source, OverlayWeights):
+            return source.changes(self.tensor_of(name, tensor))
         adapter = self.adapter(name)
         if adapter is None:
             return True
@@ -95,6 +99,9 @@ class Models:
         adapter = self.adapter(name)
         if adapter is not None and on_base:
             return AdapterDeltas(adapter, self.base)
+        source = self.sources.get(name)
+        if isinstance(source, OverlayWeights) and on_base:
+            return CheckpointDeltas(source, frozenset(source.own.shapes))
         return CheckpointDeltas(self.weights(name))
 
     def tensor_of(self, name: str, tensor: str) -> str:
@@ -103,6 +110,9 @@ class Models:
 
     def changes_head(self, name: str, tensor: str) -> bool:
         """Whether a model has a tied head's tensor apart from the embedding: an adapter on it."""
+        source = self.sources.get(name)
+        if isinstance(source, OverlayWeights):
+            return tensor in self.tied and source.changes(tensor)
         return self.adapter(name) is not None and self.changes(name, tensor)
 
 

@@ -12,6 +12,7 @@ from merging.aligned_weights import AlignedWeights
 from merging.checkpoint_weights import CheckpointWeights
 from merging.errors import PlanError, SourceError
 from merging.methods.apply import canonical_order, reordered
+from merging.overlay_weights import OverlayWeights
 from merging.pieces import Piece, Rows, Scratch, matrix_shape, pieces_of, split
 from merging.setting import Scalar
 from merging.source import Product, Weights
@@ -152,6 +153,8 @@ def _opened(model: Weights) -> Iterator[CheckpointWeights]:
         yield model
     elif isinstance(model, AlignedWeights):
         yield from (*_opened(model.weights), *_opened(model.resident))
+    elif isinstance(model, OverlayWeights):
+        yield from (*_opened(model.own), *_opened(model.resident))
     elif isinstance(model, AdapterWeights):
         yield from _opened(model.weights)
     elif isinstance(model, StackedWeights):
@@ -217,7 +220,7 @@ def _open_source(
             return None
         product = source.product(ingredient.tensor)
         return replace(base, name=name, digest=digest, tensor=ingredient.tensor, product=product)
-    origin = (source.weights.digest, ingredient.tensor)
+    origin = _origin(source.weights, ingredient.tensor)
     if base is not None and origin == base.origin:
         return replace(base, name=name, digest=digest, tensor=ingredient.tensor)
     plain = _plain(source.weights, ingredient.tensor, tensor.shape, name, reasons)
@@ -225,6 +228,12 @@ def _open_source(
         return None
     check = _check_of(source.weights, ingredient.tensor)
     return Operand(name, digest, ingredient.tensor, origin, plain, None, pieces, False, check)
+
+
+def _origin(model: Weights, name: str) -> Origin:
+    if isinstance(model, OverlayWeights) and not model.changes(name):
+        model = model.resident
+    return (model.digest, name)
 
 
 def _check_of(model: Weights, name: str) -> Callable[[], None]:
@@ -237,6 +246,8 @@ def _check_of(model: Weights, name: str) -> Callable[[], None]:
         elif isinstance(model, AdapterWeights):
             name = model.tied.get(name, name)
             model = model.weights
+        elif isinstance(model, OverlayWeights):
+            model = model.own if model.changes(name) else model.resident
         elif isinstance(model, AlignedWeights):
             model = model.weights
         else:

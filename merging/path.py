@@ -6,6 +6,7 @@ from merging.blending import untouched_scale
 from merging.layout import Layout
 from merging.methods.method import Method
 from merging.models import Models
+from merging.overlay_weights import OverlayWeights
 from merging.resolution import Resolved
 from merging.wording import shown
 from merging.writing import SAME
@@ -41,9 +42,7 @@ def _reasons(
         does = "keeps or drops each element" if method.trim else "works on each element by itself"
         yield f"{method.name} {does}: {WRITTEN}"
     if models.checkpoints:
-        names = list(models.checkpoints)
-        is_one = "source {} is a full checkpoint" if len(names) == 1 else "{} are full checkpoints"
-        yield f"{is_one.format(shown(names))}: {WRITTEN}"
+        yield f"{_whole(models)}: {WRITTEN}"
     distinct = {id(own): own for own in tensors}.values()
     if method.kind == "geometric":
         for vectors in {method.vectors(own.values) for own in distinct} - {"all"}:
@@ -60,6 +59,20 @@ def _reasons(
                 f"({place.name}): {WRITTEN}"
             )
             return
+
+
+def _whole(models: Models) -> str:
+    """The sources that are more than low-rank deltas."""
+    dense = [n for n, own in models.checkpoints.items() if isinstance(own, OverlayWeights)]
+    full = [name for name in models.checkpoints if name not in dense]
+    told = []
+    if dense:
+        is_one = "source {} has a dense delta" if len(dense) == 1 else "{} have dense deltas"
+        told.append(is_one.format(shown(dense)))
+    if full:
+        is_one = "source {} is a full checkpoint" if len(full) == 1 else "{} are full checkpoints"
+        told.append(is_one.format(shown(full)))
+    return ", ".join(told)
 
 
 def _stacked(layout: Layout, models: Models) -> str:

@@ -111,9 +111,13 @@ class AdapterDeltas:
 
 @dataclass(frozen=True)
 class CheckpointDeltas:
-    """A checkpoint as deltas, `x - W0` in float32. The base itself is one too, of deltas zero."""
+    """A checkpoint as deltas, `x - W0` in float32. The base itself is one too, of deltas zero.
+
+    `changed`: the tensors that alone may differ from the base's; None for all.
+    """
 
     weights: Weights
+    changed: frozenset[str] | None = None
     kind: Kind = "checkpoint"
 
     @property
@@ -122,7 +126,7 @@ class CheckpointDeltas:
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        return frozenset(self.weights.shapes)
+        return frozenset(self.weights.shapes) if self.changed is None else self.changed
 
     def touches(self, name: str) -> bool:
         return name in self._names

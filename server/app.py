@@ -54,6 +54,7 @@ from server.held_store import hold_store
 from server.metrics import Metrics
 from server.presets.catalog import Catalog
 from server.presets.document import PresetDocument, parse_document
+from server.presets.parents import parents_first
 from server.presets.variants import Variants
 from server.presets.workshop import Workshop
 from server.settings import Settings
@@ -88,6 +89,7 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
         revisions_kept=settings.revisions_kept,
         base_tensor=loaded.base_tensor,
         resident=loaded.weights,
+        dense_cache=int(settings.dense_cache * GIB),
         variants=variants,
         read_conversation=partial(read_conversation, base=loaded.tokenizer),
         location=str(model),
@@ -148,14 +150,12 @@ def _fill(catalog: Catalog, settings: Settings, progress: Progress) -> None:
     catalog.load()
     for name, folder in (demo_sources() if settings.demo else {}).items():
         catalog.add_source(name, folder)
-    for spec in settings.source:
-        what = f"reading source {spec.name}"
-        catalog.add_source(
-            spec.name,
-            model_folder(spec.location, progress),
-            spec.location,
-            partial(progress, what),
-        )
+    specs = {spec.name: spec for spec in settings.source}
+    for name in parents_first(specs):
+        spec, what = specs[name], f"reading source {name}"
+        folder = model_folder(spec.location, progress)
+        progress(what, 0, 0)
+        catalog.add_source(name, folder, spec.location, partial(progress, what), spec.parent)
     files = [demo_presets()] if settings.demo else []
     files += [settings.presets] if settings.presets else []
     for path in files:

@@ -3,20 +3,27 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter, weights_file
+from merging.adapter import Adapter, BaseTensor, check_adapter, is_mlx, read_adapter
 from merging.adapter_config import FILE, AdapterConfig, read_config
 from merging.adapter_fit import under_model_names
 from merging.base import Base
 from merging.checkpoint import tensor_entries
 from merging.checkpoint_fit import fit_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
-from merging.errors import SourceError
+from merging.dense_adapter import read_dense_adapter
+from merging.errors import DenseDeltaError, SourceError
 from merging.explanation import group_coefficients
-from merging.mlx_adapter import WEIGHTS as MLX_WEIGHTS
+from merging.overlay_weights import OverlayWeights
 from merging.wording import shown
 
 Line = tuple[str, str]
 """A label, and what to say of it."""
+
+Merge = Callable[[Path], tuple[OverlayWeights, list[str]]]
+"""Merges the adapter in a folder into the base; with warnings."""
+
+LOW_RANK = "low-rank: its factors blend, and every weight can change live"
+DENSE = "dense: PEFT merges it into the base once, and from then on it is like a checkpoint"
 
 
 def inspect_folder(
@@ -24,6 +31,7 @@ def inspect_folder(
     base: Base | None,
     *,
     base_tensor: BaseTensor | None = None,
+    merge: Merge | None = None,
     resident: Callable[[], CheckpointWeights] | None = None,
     allow_base_mismatch: bool = False,
 ) -> str:
@@ -31,12 +39,12 @@ def inspect_folder(
 
     Nothing is raised for a folder that cannot be used: the report says so, with every reason. For
     an adapter the base's weights are not needed, but for what `base_tensor` looks up (see
-    `check_adapter`); a checkpoint is compared with the base's files, which `resident` opens.
+    `check_adapter`), unless its delta is dense: then `merge` merges it. A checkpoint is compared
+    with the base's files, which `resident` opens.
     """
     if (folder / FILE).is_file() or any(folder.glob("adapter_model.*")):
-        lines = _adapter_lines(folder, base, base_tensor, allow_base_mismatch)
-        is_mlx = weights_file(folder).name == MLX_WEIGHTS
-        return _report(folder, f"an adapter ({'MLX' if is_mlx else 'PEFT'})", lines)
+        lines = _adapter_lines(folder, base, base_tensor, merge, allow_base_mismatch)
+        return _report(folder, f"an adapter ({'MLX' if is_mlx(folder) else 'PEFT'})", lines)
     if (folder / "config.json").is_file() or any(folder.glob("*.safetensors")):
         return _report(folder, "a full checkpoint", _checkpoint_lines(folder, base, resident))
     names = shown(sorted(path.name for path in folder.iterdir()), limit=8) or "nothing"
@@ -48,15 +56,23 @@ def _report(folder: Path, kind: str, lines: Iterable[Line]) -> str:
 
 
 def _adapter_lines(
-    folder: Path, base: Base | None, base_tensor: BaseTensor | None, allow_base_mismatch: bool
+    folder: Path,
+    base: Base | None,
+    base_tensor: BaseTensor | None,
+    merge: Merge | None,
+    allow_base_mismatch: bool,
 ) -> Iterator[Line]:
     try:
         adapter = read_adapter(folder)
+    except DenseDeltaError as error:
+        yield from _dense_lines(folder, error.reasons, base, merge)
+        return
     except SourceError as error:
         yield from _config_lines(folder)
         yield from _refused(error)
         return
     yield from _factor_lines(adapter, read_config(folder))
+    yield "delta", LOW_RANK
     if base is None:
         yield "base", "not compared; name a base with --model to see whether the adapter fits it"
         yield "outcome", "can be served as a blend, on a base that it fits"
@@ -68,6 +84,9 @@ def _adapter_lines(
             allow_base_mismatch=allow_base_mismatch,
             base_tensor=base_tensor,
         )
+    except DenseDeltaError as error:
+        yield from _dense_lines(folder, error.reasons, base, merge)
+        return
     except SourceError as error:
         yield "base", f"{base.name}, {base.digest}"
         yield from _refused(error)
@@ -75,6 +94,31 @@ def _adapter_lines(
     yield "base", f"{base.name}, {base.digest}: it fits"
     yield from (("warning", warning) for warning in warnings)
     yield "outcome", "served as a blend: no weights are written, and every weight can change live"
+
+
+def _dense_lines(
+    folder: Path, reasons: Iterable[str], base: Base | None, merge: Merge | None
+) -> Iterator[Line]:
+    """Of an adapter that PEFT has to merge: with a base it is merged, to see whether it fits."""
+    yield "delta", DENSE
+    yield from (("because", reason) for reason in reasons)
+    try:
+        recorded = read_dense_adapter(folder, tuple(reasons))
+        yield "trained on", recorded.base_name or "not recorded"
+        if base is None or merge is None:
+            yield "base", "not compared; name a base with --model to see what it costs there"
+            yield "outcome", "can be served as a variant, on a base that PEFT can merge it into"
+            return
+        overlay, warnings = merge(folder)
+    except SourceError as error:
+        yield from _refused(error)
+        return
+    yield "base", f"{base.name}, {base.digest}: it fits"
+    yield from (("warning", warning) for warning in warnings)
+    yield "size", f"{_bytes(overlay.num_bytes)} on disk, {len(overlay.own.shapes)} tensors"
+    yield "merged in", f"{overlay.seconds:.1f} s, once"
+    yield "outcome", "served as a variant: its merges are built as weights of their own"
+    yield "convert", "to a LoRA, which blends, with --to-lora RANK --out DIR"
 
 
 def _refused(error: SourceError) -> Iterator[Line]:
@@ -134,10 +178,13 @@ def _checkpoint_lines(
     yield "outcome", "served as a variant: its merges are built as weights of their own"
 
 
-def records_base(folder: Path) -> bool:
-    """Whether an adapter's folder records the digest of its base."""
+def needs_digest(folder: Path) -> bool:
+    """Whether the digest of the base matters to an adapter: it records one, or will be merged."""
     try:
-        return read_adapter(folder).base_digest is not None
+        adapter = read_adapter(folder)
+        return bool(adapter.base_digest or adapter.base_copies)
+    except DenseDeltaError:
+        return True
     except SourceError:
         return False
 

@@ -17,23 +17,50 @@ from server.presets.sampling_defaults import SamplingDefaults
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """A source to register at start-up: a folder, or a hub id where no such folder exists."""
+    """A source to register at start-up: a folder, or a hub id where no such folder exists; and the
+    source that it is an adapter on.
+    """
 
     name: str
     location: str
+    parent: str | None = None
+
+
+PARENT = ",parent="
 
 
 def parse_source(text: str) -> SourceSpec:
-    """Read `NAME=DIR_OR_HUB_ID`."""
-    name, equals, location = text.partition("=")
-    if not equals or not location:
-        raise ValueError(f"{text!r} is not NAME=DIR_OR_HUB_ID")
+    """Read `NAME=DIR_OR_HUB_ID` or `NAME=DIR_OR_HUB_ID,parent=NAME`."""
+    name, equals, rest = text.partition("=")
+    location, comma, parent = rest.rpartition(PARENT) if PARENT in rest else (rest, "", "")
+    if not equals or not location or (comma and not parent):
+        raise ValueError(f"{text!r} is not NAME=DIR_OR_HUB_ID or NAME=DIR_OR_HUB_ID,parent=NAME")
     if re.fullmatch(NAME_PATTERN, name) is None or name == BASE:
         raise ValueError(
             f"{name!r} is not a source name: use 1 to 64 letters, digits, dots, underscores and "
             f"hyphens, the first one a letter or a digit, and not {BASE!r}"
         )
-    return SourceSpec(name, location)
+    return SourceSpec(name, location, parent or None)
+
+
+def _sources(value: object) -> object:
+    """The items of --source: in YAML a source may be a map of its `path` and `parent`; in the
+    environment a parent follows its source after a comma, as sources follow each other.
+    """
+    if isinstance(value, str):
+        return [item.strip() for item in re.split(r",(?!parent=)", value) if item.strip()]
+    if isinstance(value, Mapping):
+        return [f"{name}={_location(name, own)}" for name, own in value.items()]
+    return value
+
+
+def _location(name: object, own: object) -> object:
+    if not isinstance(own, Mapping):
+        return own
+    unknown = own.keys() - {"path", "parent"}
+    if unknown or "path" not in own:
+        raise ValueError(f"source {name}: expected a folder, or a map of path and parent")
+    return f"{own['path']}{PARENT}{own['parent']}" if own.get("parent") else own["path"]
 
 
 def items(value: object) -> object:
@@ -45,11 +72,13 @@ def items(value: object) -> object:
     return value
 
 
-def _each(parse: Callable[[str], object]) -> BeforeValidator:
+def _each(
+    parse: Callable[[str], object], split: Callable[[object], object] = items
+) -> BeforeValidator:
     """Split a value into items and parse those that are text."""
 
     def convert(value: object) -> object:
-        given = items(value)
+        given = split(value)
         if not isinstance(given, list | tuple):
             return given
         if isinstance(value, str) and not given:
@@ -76,7 +105,7 @@ def _yes_or_no(value: object) -> object:
 
 
 Keys = Annotated[tuple[ApiKey, ...], NoDecode, _each(parse_key)]
-Sources = Annotated[tuple[SourceSpec, ...], NoDecode, _each(parse_source)]
+Sources = Annotated[tuple[SourceSpec, ...], NoDecode, _each(parse_source, _sources)]
 Folders = Annotated[tuple[DirectoryPath, ...], NoDecode, _each(Path)]
 Defaults = Annotated[SamplingDefaults, NoDecode, BeforeValidator(_from_json)]
 YesNo = Annotated[Literal["yes", "no"], BeforeValidator(_yes_or_no)]

@@ -110,6 +110,9 @@ class Settings(BaseSettings):
         gt=0,
         description="GiB for merged weights; default: half of what is free",
     )
+    dense_cache: float = Field(
+        20.0, gt=0, description="GiB on disk for the deltas of adapters that PEFT has to merge"
+    )
     kv_memory: float | None = Field(
         None, gt=0, description="GiB for the KV cache; default: a quarter of what is free"
     )

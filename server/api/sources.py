@@ -26,13 +26,15 @@ class NewSource(Body):
 
     name: str
     path: FolderPath
+    parent: str | None = None
 
 
 class NewContent(Body):
-    """`PUT /v1/sources/{name}`."""
+    """`PUT /v1/sources/{name}`. Without `parent` it keeps the one that it has; null is none."""
 
     name: str | None = None
     path: FolderPath
+    parent: str | None = None
 
 
 @router.get("", dependencies=[Depends(only_query())])
@@ -46,7 +48,8 @@ async def register_source(
     service: ServiceDep, body: Annotated[NewSource, Depends(json_body(NewSource))]
 ) -> Response:
     """Register an adapter or a checkpoint from a folder inside a `--source-dir`."""
-    card = await service.edit(service.catalog.register_source, body.name, body.path)
+    catalog = service.catalog
+    card = await service.edit(catalog.register_source, body.name, body.path, body.parent)
     card = await _tried(service, card)
     headers = {"Location": f"/v1/sources/{card.name}"}
     return JSONResponse(card.to_json(), status_code=201, headers=headers)
@@ -72,7 +75,10 @@ async def replace_source(
             f"name: a source cannot be renamed from {name!r} to {body.name!r}; leave it out",
             param="name",
         )
-    card, records = await service.edit(service.catalog.replace_source, name, body.path, edit=edit)
+    catalog, parent = service.catalog, body.parent
+    if "parent" not in body.model_fields_set:
+        parent = catalog.source(name).parent
+    card, records = await service.edit(catalog.replace_source, name, body.path, parent, edit=edit)
     card = await _tried(service, card)
     request.state.preset = ",".join(record.label for record in records)
     revisions: list[JsonValue] = [

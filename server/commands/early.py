@@ -58,6 +58,10 @@ def check_inspect(arguments: argparse.Namespace) -> None:
         return
     if arguments.html is not None or arguments.source or arguments.all:
         raise MistakesError(["--html, --all and --source go with --recipe"])
+    if (arguments.to_lora is None) != (arguments.out is None):
+        raise MistakesError(["--to-lora RANK and --out DIR go together"])
+    if arguments.to_lora is not None and arguments.model is None:
+        raise MistakesError(["--to-lora needs the base: name it with --model"])
     is_folder = Path(arguments.folder).is_dir()
     reason = None if is_folder else f"{arguments.folder} is not a folder"
     _check([reason, _base(arguments.model)])
@@ -94,7 +98,8 @@ def _sources(settings: "Settings") -> list[str | None]:
 
 
 def _named(name: str, location: str) -> str | None:
-    reason = _reason(lambda: local_folder(location))
+    folder = location.partition(",parent=")[0]
+    reason = _reason(lambda: local_folder(folder))
     return None if reason is None else f"--source {name}: {reason}"
 
 

@@ -78,7 +78,14 @@ def _open(arguments: argparse.Namespace, settings: Settings, progress: Progress)
     )
     names = {source: source for source in recipe.models}
     merge = open_merge(
-        recipe, base, found.folders, names, registry, progress, digests=found.digests
+        recipe,
+        base,
+        found.folders,
+        names,
+        registry,
+        progress,
+        digests=found.digests,
+        parents=found.parents,
     )
     found.check_digest({n: s.digest for n, s in merge.plan.sources.items()}, base.base)
     if found.document.mode == "ensemble":

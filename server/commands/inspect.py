@@ -18,6 +18,8 @@ def run(arguments: argparse.Namespace) -> int:
             from server.commands.inspect_recipe import print_report
 
             print_report(arguments)
+        elif arguments.to_lora is not None:
+            print(_to_lora(Path(arguments.folder), arguments))
         elif arguments.model is None:
             print(inspect_folder(Path(arguments.folder), None))
         else:
@@ -34,3 +36,16 @@ def _against_base(folder: Path, arguments: argparse.Namespace) -> str:
         return inspect_against(
             folder, arguments.model, allow_base_mismatch=arguments.allow_base_mismatch
         )
+
+
+def _to_lora(folder: Path, arguments: argparse.Namespace) -> str:
+    with waiting(f"reading {arguments.model}"):
+        from server.commands.inspect_source import write_lora
+
+    return write_lora(
+        folder,
+        arguments.model,
+        arguments.to_lora,
+        arguments.out,
+        allow_base_mismatch=arguments.allow_base_mismatch,
+    )

@@ -25,6 +25,13 @@ def parse_named_folder(text: str) -> tuple[str, str]:
     return name, location
 
 
+def parse_rank(text: str) -> int:
+    """Read a positive integer."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
 def _add_merge(commands: Commands) -> None:
     commands.add_parser(
         "merge",
@@ -141,6 +148,14 @@ def _fill_inspect(inspect: CommandParser) -> None:
         "--recipe", metavar="RECIPE.yaml", type=Path, help="a merge, as `mergeserve merge` takes it"
     )
     _add_models(inspect)
+    lora = inspect.add_argument_group("an adapter that PEFT has to merge, as a LoRA")
+    lora.add_argument(
+        "--to-lora",
+        metavar="RANK",
+        type=parse_rank,
+        help="with DIR and --model: write the closest LoRA of this rank",
+    )
+    lora.add_argument("--out", metavar="OUT_DIR", type=Path, help="with --to-lora: where to")
     shown = inspect.add_argument_group("what is shown of a merge")
     shown.add_argument(
         "--all", action="store_true", help="a row for every kind of tensor in every layer"
@@ -155,7 +170,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--model", metavar="DIR_OR_HUB_ID", help="the base model")
     models.add_argument(
         "--source",
-        metavar="NAME=MODEL",
+        metavar="NAME=MODEL[,parent=NAME]",
         type=parse_named_folder,
         action="append",
         default=[],

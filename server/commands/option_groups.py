@@ -5,7 +5,7 @@ from typing import Final
 METAVARS: Final = {
     "model": "MODEL",
     "config": "FILE",
-    "source": "NAME=MODEL",
+    "source": "NAME=MODEL[,parent=NAME]",
     "source_dir": "DIR",
     "presets": "FILE",
     "host": "ADDRESS",
@@ -21,6 +21,7 @@ METAVARS: Final = {
     "chat_template": "FILE",
     "defaults": "JSON",
     "variant_memory": "GIB",
+    "dense_cache": "GIB",
     "kv_memory": "GIB",
     "request_timeout": "S",
     "fidelity_sample": "SHARE",
@@ -39,6 +40,7 @@ GROUPS: Final = {
     "what callers may do": ("overrides", "inline_recipes", "serve_sources", "list_ensembles"),
     "how much": (
         *("max_rows", "max_model_len", "max_queued", "kv_memory", "variant_memory", "num_threads"),
+        *("dense_cache",),
         *("request_timeout", "shutdown_timeout", "revisions_kept"),
     ),
 }

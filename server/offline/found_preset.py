@@ -24,7 +24,8 @@ class FoundPreset:
 
     `folders`: where sources lie, by name. `digests`: what the content of a source must be, where
     that is known; `contents` has copies of adapters. `digest`: that of the revision, in the dtype
-    of its server; None for a document that no server has seen.
+    of its server; None for a document that no server has seen. `parents`: the sources that others
+    are adapters on.
     """
 
     document: PresetDocument
@@ -33,6 +34,7 @@ class FoundPreset:
     digests: Mapping[str, str] = field(default_factory=dict)
     contents: Contents | None = None
     digest: str | None = None
+    parents: Mapping[str, str] = field(default_factory=dict)
 
     def check_digest(self, digests: Mapping[str, str], base: Base) -> None:
         """Raise PlanError if sources of these content digests on this base are another merge."""
@@ -69,6 +71,10 @@ def find_in_settings(
     found = _in_database(url, name, revision, given)
     if found is None and revision is None:
         found = _in_files(settings, name, given)
+    if found is not None:
+        named = {spec.name: spec.parent for spec in settings.source}
+        parents = {n: parent for n, parent in {**found.parents, **named}.items() if parent}
+        found = replace(found, parents=parents)
     if found is None:
         label = name if revision is None else f"{name}@{revision}"
         raise PlanError(
@@ -102,6 +108,7 @@ def _in_database(
         if revision is None:
             digests = {name: own for name, own in digests.items() if name not in given}
         is_stored = len(digests) == len(stored.sources)
+        parents = {source.name: source.parent or "" for source in store.sources()}
         contents = Contents(store.contents_folder)
     finally:
         store.close()
@@ -113,6 +120,7 @@ def _in_database(
         digests=digests,
         contents=contents,
         digest=record.digest if is_stored else None,
+        parents=parents,
     )
 
 

@@ -1,12 +1,13 @@
 """Opens the models of a merge: the base's files mapped, sources read and checked, and the plan."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import torch
+from platformdirs import user_cache_path
 from pydantic import JsonValue
 
 from merging.base import Base
@@ -18,12 +19,18 @@ from merging.mergekit import from_mergekit
 from merging.models import Models
 from merging.plan import Plan, plan
 from merging.recipe import Recipe
+from server.adapters.dense_cache import DenseCache
+from server.adapters.reader import AdapterReader, Content
 from server.engine.loading import describe_base
-from server.engine.model_files import Progress, model_id
+from server.engine.model_files import Progress, model_folder, model_id
+from server.offline.lineage import Lineage, split_parents
 from server.offline.locating import Located, locate
 from server.offline.recipe_file import RecipeFile
-from server.presets.contents import Content, Contents
+from server.presets.contents import Contents
 from server.presets.sources import SourceRegistry
+
+DENSE_BYTES: Final = 20 << 30
+"""On disk, for what PEFT merged: as much as a server has for it by default."""
 
 FILE_DTYPES: Final[Mapping[str, str]] = {
     "BF16": "bfloat16",
@@ -57,6 +64,17 @@ class OpenBase:
             base_tensor=self.tensor,
             allow_base_mismatch=allow_base_mismatch,
             contents=contents,
+            dense=_dense_cache(),
+        )
+
+    def adapters(self, *, allow_base_mismatch: bool) -> AdapterReader:
+        """What reads adapters alone."""
+        return AdapterReader(
+            self.base,
+            resident=self.weights,
+            cache=_dense_cache(),
+            base_tensor=self.tensor,
+            allow_base_mismatch=allow_base_mismatch,
         )
 
 
@@ -74,6 +92,10 @@ class OpenMerge:
     folders: Mapping[str, Path]
     warnings: tuple[str, ...]
     chat_template: str | None = None
+
+
+def _dense_cache() -> DenseCache:
+    return DenseCache(user_cache_path("mergeserve") / "dense", DENSE_BYTES)
 
 
 def open_base(spelling: str, folder: Path, dtype: str | None, progress: Progress) -> OpenBase:
@@ -118,14 +140,25 @@ def open_recipe(
     `model`, `seed` and `dtype` win over what the file says; `given` maps the names of --source to
     folders or hub ids. Raises MergingError or EngineError with every reason.
     """
-    chat_template, located = file.chat_template, locate(file, model, given, progress)
+    chat_template = file.chat_template
+    locations, parents = split_parents(given)
+    located = locate(file, model, locations, progress)
     native, ignored = _native(file, located)
     native |= {} if seed is None else {"seed": seed}
     native |= {} if dtype is None else {"dtype": dtype}
     recipe = Recipe.model_validate(native)
     base = open_base(located.base, located.base_folder, recipe.dtype, progress)
     registry = base.registry(allow_base_mismatch=allow_base_mismatch)
-    merge = open_merge(recipe, base, located.folders, located.spellings, registry, progress)
+    of_parents = {n: model_folder(locations[n], progress).resolve() for n in parents.values()}
+    merge = open_merge(
+        recipe,
+        base,
+        {**of_parents, **located.folders},
+        located.spellings,
+        registry,
+        progress,
+        parents=parents,
+    )
     warnings = (*file.ignored, *ignored, *merge.warnings)
     return replace(merge, chat_template=chat_template, warnings=warnings)
 
@@ -166,11 +199,13 @@ def open_merge(
     progress: Progress,
     *,
     digests: Mapping[str, str] | None = None,
+    parents: Mapping[str, str] | None = None,
 ) -> OpenMerge:
     """Open the sources of a recipe in their `folders`, by name, and plan it on a base.
 
     `digests`: what the content of a source must be; then it may also be among what `registry` has
-    copies of. Raises PlanError with every reason, sources that cannot be used included.
+    copies of. `parents`: the sources, also in `folders`, that others are adapters on. Raises
+    PlanError with every reason, sources that cannot be used included.
     """
     sources: dict[str, Content] = {}
     unusable: dict[str, str] = {}
@@ -183,7 +218,8 @@ def open_merge(
 
         try:
             wanted = (digests or {}).get(name)
-            sources[name], said = _read(registry, folders.get(name), wanted, report)
+            reader = Lineage(registry, folders, parents or {}, report)
+            sources[name], said = _read(reader, registry, name, wanted)
             warnings += [f"{spellings.get(name, name)}: {warning}" for warning in said]
         except SourceError as error:
             unusable[name] = "; ".join(error.reasons)
@@ -194,16 +230,13 @@ def open_merge(
 
 
 def _read(
-    registry: SourceRegistry,
-    folder: Path | None,
-    wanted: str | None,
-    report: Callable[[int, int], None],
+    lineage: Lineage, registry: SourceRegistry, name: str, wanted: str | None
 ) -> tuple[Content, tuple[str, ...]]:
     """A source of a folder, or else a kept content of the digest that is wanted."""
     problem = None
-    if folder is not None:
+    if name in lineage.folders:
         try:
-            content, warnings = registry.read(folder, report)
+            content, warnings = lineage.read(name)
         except SourceError as error:
             if wanted is None:
                 raise

@@ -45,6 +45,7 @@ def find_on_server(
         label=f"{name}@{preset['revision']}",
         folders={source: Path(str(card["path"])) for source, card in cards.items()},
         digest=str(preset["digest"]),
+        parents={name: str(own) for name, card in cards.items() if (own := card.get("parent"))},
     )
     return found, str(_maps(models)[0]["root"])
 

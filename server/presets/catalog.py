@@ -15,6 +15,7 @@ from merging.adapter import BaseTensor
 from merging.base import Base
 from merging.checkpoint import Progress
 from merging.checkpoint_weights import CheckpointWeights
+from server.adapters.dense_cache import DenseCache
 from server.errors import UnavailableError
 from server.presets.builder import Builder
 from server.presets.caller import Caller
@@ -65,14 +66,16 @@ class Catalog:
         revisions_kept: int = 1000,
         base_tensor: BaseTensor | None = None,
         resident: CheckpointWeights | None = None,
+        dense_cache: int = 0,
         variants: Variants | None = None,
         read_conversation: ReadConversation = lambda folder: (None, ()),
         location: str = "",
         patience: float = 30.0,
     ) -> None:
         """`resident` are the base's own files, and `variants` builds from them; without these only
-        blends of adapters can be served. `location`: the base's folder or hub id. `patience`:
-        seconds that a request waits for a build. `read_conversation`: see `SourceRegistry`.
+        blends can be served. `dense_cache`: bytes on disk for what PEFT merges. `location`: the
+        base's folder or hub id. `patience`: seconds that a request waits for a build.
+        `read_conversation`: see `SourceRegistry`.
         """
         assert revisions_kept >= 1, "the newest revision is always kept"
         observer = observer or NullObserver()
@@ -87,6 +90,7 @@ class Catalog:
             allow_base_mismatch=allow_base_mismatch,
             base_tensor=base_tensor,
             contents=Contents(store.contents_folder),
+            dense=DenseCache(store.dense_folder, dense_cache),
             forget=self._planner.forget,
             read_conversation=read_conversation,
         )
@@ -144,20 +148,24 @@ class Catalog:
         self._builder.build_pinned()
 
     def add_source(
-        self, name: str, path: Path, location: str = "", progress: Progress | None = None
+        self,
+        name: str,
+        path: Path,
+        location: str = "",
+        progress: Progress | None = None,
+        parent: str | None = None,
     ) -> SourceCard:
-        """Register the operator's own source, from any folder, or give its name this content.
-
-        `location` is what it is known by elsewhere, such as a hub id.
+        """Register the operator's own source, known elsewhere by `location`, such as a hub id, from
+        any folder; or give its name this content. `parent`: the source that it is an adapter on.
         """
         check_name(name, kind="source")
         if location:
             self._origins.note(name, location)
         path = Path(path).absolute()
         if name in self._snapshot.sources:
-            self._sources.replace(name, path, Edit(), progress)
+            self._sources.replace(name, path, Edit(), progress, parent)
         else:
-            self._sources.register(name, path, progress)
+            self._sources.register(name, path, progress, parent)
         return self.source(name)
 
     def seed_presets(self, documents: Sequence[PresetDocument], origin: str) -> list[str]:
@@ -275,22 +283,22 @@ class Catalog:
         """One source."""
         return self._reader.source(name)
 
-    def register_source(self, name: str, path: str) -> SourceCard:
+    def register_source(self, name: str, path: str, parent: str | None = None) -> SourceCard:
         """Register a source that a client names, from inside a source folder."""
         check_name(name, kind="source")
-        self._sources.register(name, self._registry.folders.allowed_path(path))
+        self._sources.register(name, self._registry.folders.allowed_path(path), parent=parent)
         return self.source(name)
 
     def replace_source(
-        self, name: str, path: str, *, edit: Edit
+        self, name: str, path: str, parent: str | None = None, *, edit: Edit
     ) -> tuple[SourceCard, list[PresetRecord]]:
         """Give a source new content; returns the new revisions of the presets that use it."""
         folder = self._registry.folders.allowed_path(path)
-        presets = self._sources.replace(name, folder, edit)
+        presets = self._sources.replace(name, folder, edit, parent=parent)
         return self.source(name), [preset.record for preset in presets]
 
     def delete_source(self, name: str) -> None:
-        """Forget a source; ConflictError if a preset uses it."""
+        """Forget a source; ConflictError if a preset uses it, or it has children."""
         self._sources.delete(name)
 
     def _create(self, document: PresetDocument, edit: Edit) -> PresetRecord:

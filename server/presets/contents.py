@@ -3,22 +3,48 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
-from merging.adapter import Adapter, read_adapter, weights_file
+from merging.adapter import Adapter, read_adapter, weights_path
 from merging.adapter_config import FILE
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
+from server.adapters.reader import Content
 from server.presets.database import StoreError
 
-Content = Adapter | CheckpointWeights
-"""What a source holds: low-rank factors, or the tensors of a full model."""
+Identify = Callable[[Path], str]
 
-Fit = Callable[[CheckpointWeights], CheckpointWeights]
+POINTER, PARENT = "checkpoint.json", "parent.json"
 
-POINTER = "checkpoint.json"
+
+class Opener(Protocol):
+    """Makes contents of what was kept of them."""
+
+    def adapter(self, folder: Path, parent: Content | None) -> Content:
+        """An adapter from the copy of its files, on the content of its parent."""
+
+    def checkpoint(self, folder: Path) -> CheckpointWeights:
+        """A checkpoint from its folder, as it was when it was noted."""
+
+
+class PlainOpener:
+    """Opens files as they are, for low-rank adapters without parents."""
+
+    def adapter(self, folder: Path, parent: Content | None) -> Content:
+        """The factors in a folder."""
+        return read_adapter(folder)
+
+    def checkpoint(self, folder: Path) -> CheckpointWeights:
+        """The tensors in a folder."""
+        return open_checkpoint(folder)
+
+
+def identify_adapter(folder: Path) -> str:
+    """The digest of a low-rank adapter without a parent."""
+    return read_adapter(folder).digest
 
 
 def is_adapter(folder: Path) -> bool:
@@ -40,8 +66,8 @@ def is_unchanged(content: Content) -> bool:
 
 
 def check_unchanged(content: Content) -> None:
-    """Raises SourceError with the reasons if a checkpoint's files changed since it was opened."""
-    if isinstance(content, CheckpointWeights):
+    """Raises SourceError with the reasons if files changed that are read as they are needed."""
+    if not isinstance(content, Adapter):
         content.check_unchanged()
 
 
@@ -57,8 +83,18 @@ class Contents:
         self._folder = folder
         self._memory: dict[str, Content] = {}
 
-    def keep(self, content: Content, path: Path) -> None:
-        """Copy the files that an adapter was read from; StoreError if that does not work."""
+    def keep(
+        self,
+        content: Content,
+        path: Path,
+        parent: str | None = None,
+        identify: Identify = identify_adapter,
+    ) -> None:
+        """Copy the files that an adapter was read from; StoreError if that does not work.
+
+        `parent`: the digest of the content that it is an adapter on. `identify` gives the digest of
+        the copy.
+        """
         is_checkpoint = isinstance(content, CheckpointWeights)
         if self.has(content.digest) and not is_checkpoint:
             return
@@ -73,7 +109,11 @@ class Contents:
                 if is_checkpoint:
                     (copy / POINTER).write_text(json.dumps({"folder": str(path.absolute())}))
                 else:
-                    _copy_adapter(path, copy, content.digest)
+                    _copy_adapter(path, copy)
+                    if identify(copy) != content.digest:
+                        raise StoreError(f"{path} changed while it was read: try again")
+                if parent is not None:
+                    (copy / PARENT).write_text(json.dumps({"digest": parent}))
                 target = self._path(content.digest)
                 shutil.rmtree(target, ignore_errors=True)  # what is there is not whole, or moved
                 copy.rename(target)
@@ -85,15 +125,14 @@ class Contents:
         if self._folder is None:
             return digest in self._memory and is_unchanged(self._memory[digest])
         copy = self._path(digest)
-        if (copy / FILE).is_file() and weights_file(copy).is_file():
+        if (copy / FILE).is_file() and weights_path(copy).is_file():
             return True
         noted = self._noted_folder(digest)
         return noted is not None and noted.is_dir()
 
-    def read(self, digest: str, fit: Fit = lambda opened: opened) -> Content:
-        """Read a content; SourceError if it is gone or damaged. `fit` makes a checkpoint that was
-        opened anew what it was when it was kept.
-        """
+    def read(self, digest: str, opener: Opener | None = None) -> Content:
+        """Read a content; SourceError if it is gone or damaged."""
+        opener = opener or PlainOpener()
         if digest in self._memory:
             check_unchanged(self._memory[digest])
             return self._memory[digest]
@@ -101,11 +140,13 @@ class Contents:
             raise SourceError(self.gone(digest))
         noted = self._noted_folder(digest)
         if noted is not None:
-            checkpoint = fit(open_checkpoint(noted))
+            checkpoint = opener.checkpoint(noted)
             if checkpoint.digest != digest:
                 raise SourceError(self.gone(digest))
             return checkpoint
-        adapter = read_adapter(self._path(digest))
+        parent = self._parent(digest)
+        on = None if parent is None else self.read(parent, opener)
+        adapter = opener.adapter(self._path(digest), on)
         if adapter.digest != digest:
             raise SourceError(f"{self._path(digest)} is damaged: its content is {adapter.digest}")
         return adapter
@@ -126,13 +167,26 @@ class Contents:
             del self._memory[digest]
         if self._folder is None:
             return
-        names = {self._path(digest).name for digest in used}
+        names = {self._path(digest).name for own in used for digest in self._lineage(own)}
         try:
             unused = [entry for entry in self._folder.iterdir() if entry.name not in names]
         except OSError:  # nothing was ever kept, or the next edit tries again
             return
         for entry in unused:
             shutil.rmtree(entry, ignore_errors=True)
+
+    def _lineage(self, digest: str | None) -> Iterator[str]:
+        """A content, and those that it is an adapter on."""
+        while digest is not None:
+            yield digest
+            digest = self._parent(digest)
+
+    def _parent(self, digest: str) -> str | None:
+        """The digest of the content that a kept one is an adapter on; None if there is none."""
+        try:
+            return str(json.loads((self._path(digest) / PARENT).read_bytes())["digest"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _noted_folder(self, digest: str) -> Path | None:
         """The folder of a checkpoint that was noted; None for what is none."""
@@ -149,12 +203,9 @@ class Contents:
         return self._folder / digest.removeprefix("sha256:")
 
 
-def _copy_adapter(path: Path, copy: Path, digest: str) -> None:
-    """Copy an adapter's files; StoreError if they are not what was read."""
-    for file in (path / FILE, weights_file(path)):
+def _copy_adapter(path: Path, copy: Path) -> None:
+    for file in (path / FILE, weights_path(path)):
         _copy(file, copy / file.name)
-    if read_adapter(copy).digest != digest:
-        raise StoreError(f"{path} changed while it was read: try again")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -124,6 +124,7 @@ def _header(record: PresetRecord) -> dict[str, JsonValue]:
 def _source_json(source: SourceExplanation) -> dict[str, JsonValue]:
     fields: dict[str, JsonValue] = asdict(source)
     fields["ranks"] = list(source.ranks)
+    fields["reasons"] = list(source.reasons)
     fields["groups"] = [_group_json(group) for group in source.groups]
     return fields
 

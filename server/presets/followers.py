@@ -34,13 +34,16 @@ class Followers:
         self._published = published
         self._members = members
 
-    def plan(self, snapshot: Snapshot, source: Source, edit: Edit) -> list[Follower]:
-        """Every preset that uses the source before and after; refused if that breaks one."""
+    def plan(self, snapshot: Snapshot, changed: Sequence[Source], edit: Edit) -> list[Follower]:
+        """Every preset that uses what changed, a source and adapters on it, before and after;
+        refused if that breaks one.
+        """
+        source = changed[0]
         edit = _revision_edit(source, edit)
-        sources = {**snapshot.sources, source.name: source}
+        sources = {**snapshot.sources, **{own.name: own for own in changed}}
         followers: list[Follower] = []
         reasons: list[str] = []
-        for before in snapshot.presets_using(source.name):
+        for before in snapshot.presets_using(*(own.name for own in changed)):
             after = refreshed(before.head, sources, self._planner, edit, source.updated_at)
             after = self._members.joined(after, snapshot, before)
             if after.record.state == "failed":

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from merging.errors import SourceError
 from merging.plan import Plan
+from server.adapters.reader import Content
 from server.errors import NotFoundError, ServiceError, UnavailableError, UnprocessableError
-from server.presets.contents import Content
 from server.presets.planner import Planner, parse_recipe
 from server.presets.record import PresetRecord, StoredRevision
 from server.presets.snapshot import Preset, Serving

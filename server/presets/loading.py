@@ -14,6 +14,7 @@ from server.presets.database import StoreError
 from server.presets.document_members import DocumentMembers
 from server.presets.kept_revisions import KeptRevisions
 from server.presets.names import is_base
+from server.presets.parents import parent_content, parents_first
 from server.presets.planner import Planner
 from server.presets.record import Edit, StoredRevision, now
 from server.presets.revising import building, failed, is_revised, refreshed
@@ -39,7 +40,7 @@ def load(
     variants are cold, and a revision that was still building does not serve yet.
     """
     at, stored_sources, heads = now(), store.sources(), store.heads()
-    sources = {s.name: _read(s, registry, planner, at) for s in stored_sources}
+    sources = _read_all(stored_sources, registry, planner, at)
     sources = {name: _talking(s, registry) for name, s in sources.items()}
     older = partial(_older, store=store, kept=kept)
     presets = [
@@ -48,7 +49,7 @@ def load(
     presets = [members.joined(preset, _snapshot(presets, sources)) for preset in presets]
     with store.writing() as writer:
         for name, source in _changed(stored_sources, sources).items():
-            writer.put_source(name, source.path, source.digest, at=at)
+            writer.put_source(name, source.path, source.digest, source.parent, at=at)
         for head, preset in zip(heads, presets, strict=True):
             if is_revised(head, preset):
                 writer.add_revision(preset.head, kept=revisions_kept)
@@ -64,22 +65,50 @@ def _snapshot(presets: Sequence[Preset], sources: Mapping[str, Source]) -> Snaps
     return Snapshot({preset.record.name: preset for preset in presets}, sources)
 
 
-def _read(stored: StoredSource, registry: SourceRegistry, planner: Planner, at: datetime) -> Source:
+def _read_all(
+    stored: Sequence[StoredSource], registry: SourceRegistry, planner: Planner, at: datetime
+) -> dict[str, Source]:
+    """The sources as they are now, parents first."""
+    by_name = {source.name: source for source in stored}
+    sources: dict[str, Source] = {}
+    for name in parents_first(by_name):
+        sources[name] = _read(by_name[name], sources, registry, planner, at)
+    return {source.name: sources[source.name] for source in stored}
+
+
+def _read(
+    stored: StoredSource,
+    sources: Mapping[str, Source],
+    registry: SourceRegistry,
+    planner: Planner,
+    at: datetime,
+) -> Source:
     """The source as it is now. Whatever is wrong with its folder, the server starts."""
     source = Source(
-        stored.name, stored.path, stored.digest, None, None, stored.created_at, stored.updated_at
+        stored.name,
+        stored.path,
+        stored.digest,
+        None,
+        None,
+        stored.created_at,
+        stored.updated_at,
+        parent=stored.parent,
     )
     try:
-        content, warnings = registry.read(stored.path)
+        parent = parent_content(sources, stored.name, stored.parent)
+        content, warnings = registry.read(stored.path, None, parent)
         plan = planner.plan_source(stored.name, content)
     except SourceError as error:
         logger.error("source %s cannot be used: %s", stored.name, error)
         return replace(source, reasons=error.reasons)
+    except ServiceError as error:  # of its parent
+        logger.error("source %s cannot be used: %s", stored.name, error.message)
+        return replace(source, reasons=(error.message,))
     except Exception:
         logger.exception("source %s cannot be used", stored.name)
         return replace(source, reasons=(f"{stored.path} cannot be read: {INTERNAL_ERROR}",))
     try:
-        registry.contents.keep(content, stored.path)
+        registry.keep(content, stored.path, parent)
     except StoreError as error:  # old revisions may miss it one day; today all is well
         logger.warning("%s", error)
     if content.digest != stored.digest:

@@ -93,12 +93,27 @@ class EditResult:
     changed: bool
 
 
+CONVERT_TO_LORA = "mergeserve inspect {path} --model BASE --to-lora RANK --out DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDelta:
+    """How an adapter's delta is held: as low-rank factors, which blend, or as dense tensors, which
+    merges are written with. `reasons`: why. `seconds`: what merging it took, once.
+    """
+
+    form: Literal["low_rank", "dense"]
+    reasons: tuple[str, ...]
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class SourceCard:
     """A registered source. It `is_suspect` where its `warnings` begin with why it is likely to be
     of another base, or broken. `base_name` and `base_digest` are what it records of its base.
 
-    `kind` is None where the folder cannot be read.
+    `kind` is None where the folder cannot be read. `parent` names the source that it is an adapter
+    on.
     """
 
     name: str
@@ -111,6 +126,8 @@ class SourceCard:
     num_bytes: int
     base_name: str | None
     base_digest: str | None
+    delta: SourceDelta | None
+    parent: str | None
     presets: tuple[str, ...]
     created_at: datetime
     updated_at: datetime
@@ -130,10 +147,24 @@ class SourceCard:
             "num_bytes": self.num_bytes,
             "base_name": self.base_name,
             "base_digest": self.base_digest,
+            "delta": self._delta_json(),
+            "parent": self.parent,
             "presets": list(self.presets),
             "created_at": timestamp(self.created_at),
             "updated_at": timestamp(self.updated_at),
         }
+
+    def _delta_json(self) -> dict[str, JsonValue] | None:
+        if self.delta is None:
+            return None
+        told: dict[str, JsonValue] = {
+            "form": self.delta.form,
+            "reasons": list(self.delta.reasons),
+            "seconds": self.delta.seconds,
+        }
+        if self.delta.form == "dense":
+            told["convert"] = CONVERT_TO_LORA.format(path=self.path)
+        return told
 
 
 @dataclass(frozen=True, slots=True)

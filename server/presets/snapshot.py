@@ -8,7 +8,7 @@ from server.errors import NotFoundError
 from server.presets.document import PresetDocument
 from server.presets.planner import used_sources
 from server.presets.record import PresetRecord, SourceCard, StoredRevision
-from server.presets.sources import Source, kind_of, present_reasons, recorded_base
+from server.presets.sources import Source, delta_of, kind_of, present_reasons, recorded_base
 from server.suggestion import did_you_mean
 
 
@@ -78,11 +78,11 @@ class Snapshot:
         serving = preset.serving
         return self.weights_of(serving.stored.record.document, serving.plan, serving.members)
 
-    def presets_using(self, source: str) -> list[Preset]:
-        """The presets whose newest revision uses a source, by name."""
-        names = sorted(self.presets)
-        presets = (self.presets[name] for name in names)
-        return [preset for preset in presets if source in used_sources(preset.record.document)]
+    def presets_using(self, *sources: str) -> list[Preset]:
+        """The presets whose newest revision uses one of these sources, by name."""
+        presets = (self.presets[name] for name in sorted(self.presets))
+        used = frozenset(sources)
+        return [preset for preset in presets if used & used_sources(preset.record.document)]
 
     def source_card(self, name: str) -> SourceCard:
         """The card of a source that is registered."""
@@ -100,6 +100,8 @@ class Snapshot:
             num_bytes=0 if content is None else content.num_bytes,
             base_name=base_name,
             base_digest=base_digest,
+            delta=None if content is None else delta_of(content),
+            parent=source.parent,
             presets=tuple(preset.record.name for preset in self.presets_using(name)),
             created_at=source.created_at,
             updated_at=source.updated_at,

@@ -9,21 +9,24 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
-from merging.adapter_fit import under_model_names
+from merging.adapter import Adapter, BaseTensor
 from merging.base import Base
 from merging.checkpoint import Progress
 from merging.checkpoint_fit import fit_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import BaseMismatchError, SourceError
 from merging.not_weights import not_a_folder
+from merging.overlay_weights import OverlayWeights
 from merging.plan import Plan
 from merging.regular_file import check_files
 from merging.relation import relate
 from merging.source import Kind
+from server.adapters.dense_cache import DenseCache
+from server.adapters.reader import AdapterReader, Content
 from server.engine.conversation import Conversation
-from server.presets.contents import Content, Contents, check_unchanged, is_adapter, is_unchanged
+from server.presets.contents import Contents, check_unchanged, is_adapter, is_unchanged
 from server.presets.doubts import Doubts, relation_doubt
+from server.presets.record import SourceDelta
 from server.presets.source_folders import SourceFolders
 
 logger = logging.getLogger(__name__)
@@ -40,7 +43,8 @@ class Source:
     """A registered source. Without a `content` it cannot be used, for the `reasons`.
 
     `plan` is the source alone (an adapter at weight 1), for those who call it by its name, and
-    `conversation` how it is talked to then (None: as the base is).
+    `conversation` how it is talked to then (None: as the base is). `parent` names the source that
+    it is an adapter on, whose delta its own includes.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Source:
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     conversation: Conversation | None = None
+    parent: str | None = None
 
 
 class SourceRegistry:
@@ -63,9 +68,10 @@ class SourceRegistry:
 
     `source_dirs` are the only folders from which sources may be registered over HTTP. `resident`
     are the base's own files, which checkpoints are compared with. `base_tensor` looks up the base's
-    own tensors, for adapters that hold copies of them. `forget` is told the digest of each content
-    that leaves the memory, or is held by another object from now on. `read_conversation` finds
-    out how a source is talked to; without it all are talked to as the base is.
+    own tensors, for adapters that hold copies of them. `dense` keeps the deltas that PEFT has to
+    merge. `forget` is told the digest of each content that leaves the memory, or is held by another
+    object from now on. `read_conversation` finds out how a source is talked to; without it all are
+    talked to as the base is.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class SourceRegistry:
         allow_base_mismatch: bool = False,
         base_tensor: BaseTensor | None = None,
         contents: Contents | None = None,
+        dense: DenseCache | None = None,
         forget: Callable[[str], None] = lambda digest: None,
         doubts: Doubts | None = None,
         read_conversation: ReadConversation = lambda folder: (None, ()),
@@ -90,19 +97,29 @@ class SourceRegistry:
         self._base = base
         self._resident = resident
         self._allow_base_mismatch = allow_base_mismatch
-        self._base_tensor = base_tensor
+        self._adapters = AdapterReader(
+            base,
+            resident=resident,
+            cache=dense,
+            base_tensor=base_tensor,
+            allow_base_mismatch=allow_base_mismatch,
+            make_room=self._drop_dense,
+        )
         self._lock = threading.Lock()
         self._held: OrderedDict[str, Content] = OrderedDict()  # by digest, last used last
 
-    def read(self, path: Path, progress: Progress | None = None) -> tuple[Content, tuple[str, ...]]:
+    def read(
+        self, path: Path, progress: Progress | None = None, parent: Content | None = None
+    ) -> tuple[Content, tuple[str, ...]]:
         """Read and check the source in a folder; returns warnings too.
 
         Equal contents of adapters are one object, whatever their folders. `progress` hears of the
-        bytes of a checkpoint. Raises SourceError with every reason why the source is not fit.
+        bytes of a checkpoint. An adapter may be one on the content `parent`. Raises SourceError
+        with every reason why the source is not fit.
         """
         check_files(path)
-        content = read_adapter(path) if is_adapter(path) else self._open(path, progress)
-        content, warnings = self._checked(content)
+        content, found = self._read(path, progress, parent)
+        warnings = tuple(found)
         if (doubt := self._unrelated(content)) is not None:
             warnings = (doubt, *warnings)
         for warning in warnings:
@@ -125,6 +142,37 @@ class SourceRegistry:
                 [f"{relation_doubt(relation)}; --allow-base-mismatch takes it all the same"]
             )
 
+    def _read(
+        self, path: Path, progress: Progress | None, parent: Content | None
+    ) -> tuple[Content, list[str]]:
+        if is_adapter(path):
+            return self._adapters.read(path, parent)
+        if parent is not None:
+            raise SourceError(
+                f"{path} is no adapter, so it cannot have a parent: a checkpoint's weights are "
+                "whole; leave the parent out"
+            )
+        return self._fit(self._open(path, progress))
+
+    def keep(self, content: Content, path: Path, parent: Content | None) -> None:
+        """Keep what a content was read from; StoreError if that does not work."""
+        self.contents.keep(
+            content,
+            path,
+            None if parent is None else parent.digest,
+            lambda copy: self._adapters.digest(copy, parent),
+        )
+
+    # What `contents` opens what it kept with
+
+    def adapter(self, folder: Path, parent: Content | None) -> Content:
+        """An adapter from the copy of its files."""
+        return self._adapters.read(folder, parent)[0]
+
+    def checkpoint(self, folder: Path) -> CheckpointWeights:
+        """A checkpoint from its folder."""
+        return self._fit(open_checkpoint(folder))[0]
+
     def content(self, digest: str) -> Content:
         """The content with this digest, from memory or else from where it was kept.
 
@@ -136,7 +184,7 @@ class SourceRegistry:
                 self._held.move_to_end(digest)
         if held is not None and is_unchanged(held):
             return held
-        content, _ = self._checked(self.contents.read(digest, lambda opened: self._fit(opened)[0]))
+        content = self.contents.read(digest, self)
         with self._lock:
             content = self._share(content)
             self._evict()
@@ -184,20 +232,6 @@ class SourceRegistry:
         self.doubts.note_relation(content.digest, relation)
         return relation_doubt(relation)
 
-    def _checked(self, content: Content) -> tuple[Content, tuple[str, ...]]:
-        """The content as it fits the base, and warnings."""
-        if isinstance(content, CheckpointWeights):
-            fitted, told = self._fit(content)
-            return fitted, tuple(told)
-        content = under_model_names(content, self._base)
-        warnings = check_adapter(
-            content,
-            self._base,
-            allow_base_mismatch=self._allow_base_mismatch,
-            base_tensor=self._base_tensor,
-        )
-        return content, tuple(warnings)
-
     def _share(self, content: Content) -> Content:
         """The content on the factors that are in memory already. Called with the lock."""
         held = self._held.get(content.digest)
@@ -213,6 +247,18 @@ class SourceRegistry:
         self._held[content.digest] = content
         self._held.move_to_end(content.digest)
         return content
+
+    def _drop_dense(self) -> None:
+        """Let go of the dense deltas that are not current: those of old revisions can be merged
+        again.
+        """
+        with self._lock:
+            if not self._current:  # while the server starts nothing is current yet
+                return
+            for digest in self._held.keys() - self._current:
+                if isinstance(self._held[digest], OverlayWeights):
+                    del self._held[digest]
+                    self._forget(digest)
 
     def _evict(self) -> None:
         """Forget the contents that were used longest ago. Called with the lock."""
@@ -234,7 +280,16 @@ def recorded_base(content: Content) -> tuple[str | None, str | None]:
 
 def kind_of(content: Content) -> Kind:
     """Adapter or checkpoint."""
-    return "adapter" if isinstance(content, Adapter) else "checkpoint"
+    return "checkpoint" if isinstance(content, CheckpointWeights) else "adapter"
+
+
+def delta_of(content: Content) -> SourceDelta | None:
+    """How an adapter's delta is held, and what that costs; None for a checkpoint."""
+    if isinstance(content, CheckpointWeights):
+        return None
+    if isinstance(content, Adapter):
+        return SourceDelta("low_rank", ("it is a product of two factors on linear layers",), 0.0)
+    return SourceDelta("dense", content.reasons, content.seconds)
 
 
 def present_reasons(source: Source) -> tuple[str, ...]:

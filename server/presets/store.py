@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from platformdirs import user_cache_path
 from sqlalchemy import Connection, RowMapping, Select, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -34,6 +35,7 @@ class StoredSource:
     digest: str
     created_at: datetime
     updated_at: datetime
+    parent: str | None = None
 
 
 class PresetStore:
@@ -50,6 +52,14 @@ class PresetStore:
             return None
         path = Path(database).absolute()
         return path.parent / "contents" / path.name  # other databases may be in the same folder
+
+    @property
+    def dense_folder(self) -> Path:
+        """The folder for dense deltas, beside the contents; of a database in memory the user's."""
+        contents = self.contents_folder
+        if contents is None:
+            return user_cache_path("mergeserve") / "dense"
+        return contents.parent.parent / "dense" / contents.name
 
     def close(self) -> None:
         """Close every connection."""

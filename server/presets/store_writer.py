@@ -70,9 +70,11 @@ class StoreWriter:
             )
         )
 
-    def put_source(self, name: str, path: Path, digest: str, *, at: datetime) -> None:
+    def put_source(
+        self, name: str, path: Path, digest: str, parent: str | None = None, *, at: datetime
+    ) -> None:
         """Register a source or give its name new content."""
-        values = {"path": str(path), "digest": digest, "updated_at": at}
+        values = {"path": str(path), "digest": digest, "updated_at": at, "parent": parent}
         statement = upsert(tables.sources).values(name=name, created_at=at, **values)
         self._connection.execute(
             statement.on_conflict_do_update(index_elements=["name"], set_=values)

@@ -78,4 +78,6 @@ sources = Table(
     Column("digest", String(80), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("parent", String(64), nullable=True),
 )
+"""The registered sources. `parent` names the one that an adapter was trained on."""

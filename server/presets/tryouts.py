@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from merging.base import Base
 from merging.blend import Blend
+from server.adapters.reader import Content
 from server.presets.caller import Caller
-from server.presets.contents import Content
 from server.presets.doubts import Trial, ensemble_key
 from server.presets.published import Published
 from server.presets.served import Served

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from merging.adapter import Adapter, LowRank, check_adapter, read_adapter
-from merging.errors import BaseMismatchError, SourceError
+from merging.errors import BaseMismatchError, DenseDeltaError, SourceError
 from tests.merging.tiny import PREFIX, factors, flat_adapter, flat_base, write_adapter
 
 Q0, Q1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
@@ -183,10 +183,10 @@ def test_endless_names_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_tensors_give_a_feature_away(tmp_path: Path, key: str, feature: str) -> None:
-    """Whatever the config says, the tensors of a feature are refused by the feature's name."""
+    """Whatever the config says, the tensors of a feature make the delta dense, by its name."""
     folder = write_adapter(tmp_path, {**factors(Q0), key: torch.zeros(2)})
-    (reason,) = reasons(folder)
-    assert reason.startswith(f"{feature} is not supported")
+    with pytest.raises(DenseDeltaError, match=f"^{feature}: "):
+        read_adapter(folder)
 
 
 def test_config_and_tensors_give_one_reason(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_every_reason_is_collected(tmp_path: Path) -> None:
     tensors = {**factors(Q0), **factors(Q1, rank=3), "odd": torch.zeros(1)}
     tensors[f"{Q0}.lora_A.weight"][0, 0] = math.nan
     found = reasons(write_adapter(tmp_path, tensors, bias="all", invented=True))
-    assert len(found) == 5
+    assert len(found) == 4
 
 
 def test_another_kind_of_adapter_has_one_reason(tmp_path: Path) -> None:
@@ -354,10 +354,11 @@ def test_a_head_of_tied_embeddings_is_a_warning(tmp_path: Path) -> None:
     assert warning.startswith("lm_head shares its weights with the embedding")
 
 
-def test_tying_the_head_is_refused(tmp_path: Path) -> None:
-    """ensure_weight_tying changes the embedding too, so it is refused for a head only."""
+def test_tying_the_head_is_dense(tmp_path: Path) -> None:
+    """ensure_weight_tying changes the embedding too, so the delta is dense, for a head only."""
     folder = write_adapter(tmp_path / "head", factors("lm_head"), ensure_weight_tying=True)
-    assert "lm_head: ensure_weight_tying is not supported" in reasons(folder)[0]
+    with pytest.raises(DenseDeltaError, match="ensure_weight_tying: "):
+        read_adapter(folder)
     read_adapter(write_adapter(tmp_path / "layer", factors(Q0), ensure_weight_tying=True))
 
 

@@ -5,10 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
-from peft import LoraConfig
+from peft import LoraConfig, PeftType
 from peft.utils.other import get_pattern_key
 
-from merging.adapter_config import FEATURES, KNOWN, AdapterConfig, parse_config, read_config
+from merging.adapter_config import KNOWN, AdapterConfig, parse_config, read_config
+from merging.adapter_features import DENSE, MERGED_TYPES, REFUSED, STATELESS_TYPES
 from merging.errors import SourceError
 
 Q0, Q1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
@@ -66,9 +67,32 @@ def test_rank_and_alpha_patterns_are_separate() -> None:
     assert (both.scale_of(Q0), both.scale_of(Q1)) == (4.0, 0.5)
 
 
-@pytest.mark.parametrize("feature", [name for name in FEATURES if name != "lora_embedding"])
-def test_every_feature_is_refused_by_its_name(feature: str) -> None:
-    """A field that switches on more than a low-rank delta is refused by name, with a way out."""
+@pytest.mark.parametrize("feature", sorted(DENSE.keys() - {"ensure_weight_tying"}))
+def test_what_peft_can_merge_makes_the_delta_dense(feature: str) -> None:
+    """A field that makes more of a LoRA than two factors is no refusal: it says why by name."""
+    found = config(**{feature: ["something"]})
+    assert found.refusals == {}
+    assert list(found.dense) == [feature]
+    assert found.dense[feature].startswith(f"{feature}: ")
+
+
+@pytest.mark.parametrize("peft_type", sorted(MERGED_TYPES))
+def test_types_that_peft_can_merge_are_dense(peft_type: str) -> None:
+    """They need no rank and no alpha, and the reason names the type."""
+    found = parse_config({"peft_type": peft_type})
+    assert found.refusals == {}
+    assert found.dense["peft_type"].startswith(peft_type)
+
+
+@pytest.mark.parametrize("peft_type", [*PeftType])
+def test_every_type_of_this_peft_is_known(peft_type: str) -> None:
+    """A type is low-rank, or PEFT merges it, or it is refused with a way out: none is unknown."""
+    assert peft_type.value in {"LORA", *MERGED_TYPES, *STATELESS_TYPES}
+
+
+@pytest.mark.parametrize("feature", sorted(REFUSED))
+def test_what_has_no_static_weights_is_refused_by_its_name(feature: str) -> None:
+    """What no weights can do is refused by name, with a way out."""
     refusals = config(**{feature: ["something"]}).refusals
     assert list(refusals) == [feature]
     assert refusals[feature].startswith(f"{feature} is not supported: ")
@@ -78,8 +102,9 @@ def test_every_feature_is_refused_by_its_name(feature: str) -> None:
 @pytest.mark.parametrize("neutral", [None, False, [], {}, ""])
 def test_a_feature_that_is_off_is_fine(neutral: object) -> None:
     """Falsy values switch nothing on, of known fields and of unknown ones."""
-    fields = dict.fromkeys([*FEATURES, "invented"], neutral)
-    assert config(**{**fields, "bias": "none"}).refusals == {}
+    fields = dict.fromkeys([*REFUSED, *DENSE, "invented"], neutral)
+    found = config(**{**fields, "bias": "none"})
+    assert (found.refusals, found.dense) == ({}, {})
 
 
 def test_a_field_of_another_peft_is_refused_if_it_is_set() -> None:
@@ -93,7 +118,7 @@ def test_a_field_of_another_peft_is_refused_if_it_is_set() -> None:
 
 def test_every_field_of_this_peft_is_known() -> None:
     """No field that PEFT 0.21 writes is mistaken for one of another version."""
-    assert set(LoraConfig().to_dict()) <= KNOWN | set(FEATURES)
+    assert set(LoraConfig().to_dict()) <= KNOWN | set(REFUSED) | set(DENSE)
 
 
 def test_what_peft_writes_by_default_is_accepted() -> None:
@@ -112,9 +137,17 @@ def test_inits_that_leave_the_base_alone_are_fine(init: object) -> None:
     assert config(init_lora_weights=init).refusals == {}
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "lora_ga"])
+@pytest.mark.parametrize("init", ["pissa", "olora", "OLoRA"])
+def test_inits_that_peft_repeats_make_the_delta_dense(init: str) -> None:
+    """What they take out of the base follows from the base alone."""
+    found = config(init_lora_weights=init)
+    assert found.refusals == {}
+    assert list(found.dense) == ["init_lora_weights"]
+
+
+@pytest.mark.parametrize("init", ["pissa_niter_16", "corda", "lora_ga"])
 def test_inits_that_change_the_base_must_be_converted(init: str) -> None:
-    """PEFT subtracts these from the base; the refusal names PEFT's own conversion."""
+    """What these took out of the base cannot be told: the refusal names PEFT's conversion."""
     reason = config(init_lora_weights=init).refusals["init_lora_weights"]
     assert "path_initial_model_for_weight_conversion" in reason
 
@@ -125,9 +158,9 @@ def test_other_inits_are_refused(init: str, words: str) -> None:
     assert words in config(init_lora_weights=init).refusals["init_lora_weights"]
 
 
-@pytest.mark.parametrize("peft_type", ["ADALORA", "XLORA", "LOHA", "IA3", "PREFIX_TUNING", None])
+@pytest.mark.parametrize("peft_type", [*sorted(STATELESS_TYPES), "INVENTED", None])
 def test_other_kinds_of_adapter_are_refused(peft_type: str | None) -> None:
-    """Only LoRA is a low-rank delta; the refusal names what was found."""
+    """What has no weights, or is not known; the refusal names what was found."""
     assert repr(peft_type) in config(peft_type=peft_type).refusals["peft_type"]
 
 
@@ -195,10 +228,8 @@ def test_targets_are_those_of_every_layer(
 
 def test_every_reason_is_collected() -> None:
     """Several things wrong give several reasons."""
-    refusals = config(
-        use_dora=True, bias="all", r=0, invented=1, init_lora_weights="pissa"
-    ).refusals
-    assert set(refusals) == {"use_dora", "bias", "r", "invented", "init_lora_weights"}
+    refusals = config(use_dora=True, r=0, invented=1, alora_invocation_tokens=[1]).refusals
+    assert set(refusals) == {"r", "invented", "alora_invocation_tokens"}
 
 
 @pytest.mark.parametrize("name", ["org/model", "", None, 3])

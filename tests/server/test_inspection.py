@@ -82,9 +82,18 @@ def test_an_adapter_that_does_not_fit_is_described_and_refused(tmp_path: Path) -
     assert len(found["reason"]) == 2
 
 
+def test_a_dense_adapter_shows_why(tmp_path: Path) -> None:
+    """Without a base nothing is merged, and every reason is told."""
+    found = lines(inspect_folder(write_adapter(tmp_path, factors(Q0), use_dora=True), None))
+    assert found["delta"][0].startswith("dense: PEFT merges it")
+    assert found["because"] == ["use_dora: DoRA rescales the base's weights row by row"]
+    assert found["outcome"][0].startswith("can be served as a variant")
+
+
 def test_a_refused_adapter_shows_every_reason(tmp_path: Path) -> None:
     """What its config says is still shown, and no reason is left out."""
-    folder = write_adapter(tmp_path, factors(Q0, rank=3), use_dora=True, bias="all")
+    refused = {"arrow_config": {"a": 1}, "alora_invocation_tokens": [1]}
+    folder = write_adapter(tmp_path, factors(Q0, rank=3), **refused)
     found = lines(inspect_folder(folder, None))
     assert (found["rank"], found["alpha"], found["trained on"]) == (["2"], ["4"], ["not recorded"])
     assert found["outcome"] == ["refused"]

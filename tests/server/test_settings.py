@@ -48,9 +48,9 @@ def test_options_are_those_of_the_contract() -> None:
     expected = """
         model config source source_dir presets demo host port device dtype database_url api_key
         admin_key api_key_file admin_key_file served_model_name chat_template num_threads max_rows
-        max_model_len max_queued variant_memory kv_memory overrides inline_recipes serve_sources
-        list_ensembles metrics_open request_timeout fidelity_sample shutdown_timeout revisions_kept
-        log_format insecure_bind allow_base_mismatch new_database defaults
+        max_model_len max_queued variant_memory dense_cache kv_memory overrides inline_recipes
+        serve_sources list_ensembles metrics_open request_timeout fidelity_sample shutdown_timeout
+        revisions_kept log_format insecure_bind allow_base_mismatch new_database defaults
     """
     assert Settings.model_fields.keys() == set(expected.split())
 
