@@ -186,6 +186,7 @@ def _write(changed: Changed, request: MergeRequest) -> int:
     file = SafetensorsFile(Path(request.out), specs)
     for name, tensor in changed.items():
         file.tensor(name).copy_(tensor)
+        file.release()  # else all of it would stay in memory beside the model
     file.flush()
     return num_bytes
 
