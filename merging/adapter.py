@@ -177,10 +177,10 @@ def _warnings(adapter: Adapter, base: Base) -> Iterator[str]:
     name = adapter.base_name
     if adapter.base_digest is None and name is not None and _last(name) != _last(base.name):
         yield f"it was trained on a base named {name!r}, and this one is {base.name!r}"
-    outside = [module for module in adapter.factors if split_layer(module)[0] is None]
-    if base.tied_embeddings and outside:
+    tied = [module for module in adapter.factors if f"{module}.weight" in base.ties]
+    if tied:
         yield (
-            f"{shown(outside)} shares its weights with the embedding in this base; the adapter "
+            f"{shown(tied)} shares its weights with the embedding in this base; the adapter "
             "changes the head only, as in PEFT"
         )
 

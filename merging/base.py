@@ -2,10 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
+from merging.naming import Naming, as_in_files
+
 LAYER = re.compile(r"(?:^|\.)([0-9]+)(?:\.|$)")
+
+TOWER = re.compile(r"(?:^|\.)[^.]*(?:vision|visual|audio|image)[^.]*(?:\.|$)")
+"""Parts of the names of what stands beside the language model: its layers are other ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,9 @@ class Base:
     """The resident base as the merging code sees it.
 
     `linears` maps module paths (`model.layers.0.self_attn.q_proj`) to shapes, in the model's own
-    order. That order is the column order of every blend's coefficients.
+    order. That order is the column order of every blend's coefficients. `ties` maps the name of a
+    head's tensor to that of the embedding that it is. `naming` turns the names in files of this
+    model into those that are used here.
     """
 
     name: str
@@ -30,7 +37,13 @@ class Base:
     dtype: str
     num_layers: int
     linears: Mapping[str, Linear]
-    tied_embeddings: bool = False
+    ties: Mapping[str, str] = field(default_factory=dict)
+    naming: Naming = field(default=as_in_files, compare=False, repr=False)
+
+    @property
+    def tied_embeddings(self) -> bool:
+        """Whether the head is the embedding."""
+        return bool(self.ties)
 
     @cached_property
     def module_index(self) -> Mapping[str, int]:
@@ -62,7 +75,9 @@ class LayerPlace:
 
 @lru_cache(maxsize=1 << 16)  # every plan asks it of every tensor
 def locate(name: str) -> LayerPlace | None:
-    """Where in the layers a module or tensor lies; None outside of them."""
+    """Where in the language model's layers a module or tensor lies; None outside of them."""
+    if TOWER.search(name):
+        return None
     # The first number is the layer: in `layers.3.mlp.experts.5.up_proj` it is 3.
     found = LAYER.search(name)
     if found is None:

@@ -4,8 +4,6 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-import torch
-
 from merging.base import Base, split_layer
 from merging.checkpoint import TensorEntry, tensor_entries
 from merging.checkpoint_weights import CheckpointWeights
@@ -29,9 +27,8 @@ def check_checkpoint(
 ) -> list[str]:
     """Check that a checkpoint has the base's tensors, and return warnings.
 
-    `resident` are the base's own files. Only headers and configs are read, but for a head that the
-    checkpoint has beside its embedding and the base has not: it must equal the embedding. The
-    tensors `alignable` may have another number of rows: a recipe can align them.
+    Both are under the model's names; `resident` are the base's own files. Only headers and configs
+    are read. The tensors `alignable` may have another number of rows: a recipe can align them.
 
     Raises SourceError with every reason: tensors that are missing or unexpected, of another shape,
     of a type that is no plain float, another vocabulary, tied against untied heads, a config that
@@ -90,22 +87,11 @@ def _head_reasons(
             f"it has no {head}, so its head is tied to its embedding, and the base's is not: "
             "untie it where it was trained, and save it again"
         )
-    elif not _copies_embedding(checkpoint, head):
+    else:
         yield (
             f"it has a head of its own, {head}, and the base's is tied to its embedding: tie it "
             "where it was trained, and save it again"
         )
-
-
-def _copies_embedding(checkpoint: CheckpointWeights, head: str) -> bool:
-    """Whether the head is the embedding, saved twice."""
-    shape, own = checkpoint.shapes[head], checkpoint.tensor(head)
-    alike = (
-        name
-        for name, other in checkpoint.shapes.items()
-        if other == shape and name != head and split_layer(name)[0] is None
-    )
-    return any(torch.equal(checkpoint.tensor(name), own) for name in alike)
 
 
 def _name_reasons(

@@ -1,11 +1,15 @@
 """Checkpoints made to fit the base: its names of tensors, and what is known of its vocabulary."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
+import torch
+
 from merging.aligned_weights import AlignedWeights
 from merging.base import Base, locate
+from merging.checkpoint import TensorEntry
 from merging.checkpoint_check import check_checkpoint
 from merging.checkpoint_weights import CheckpointWeights, natural_order
 from merging.digest import json_digest
@@ -14,6 +18,7 @@ from merging.models import Source
 from merging.recipe import BASE, UNION, Recipe
 from merging.source import Weights
 from merging.vocabulary import VocabularyDifference, difference, read_tokens
+from merging.wording import shown
 
 POSITIONS: Final = ("wpe", "position")
 """Parts of the names of tensors whose rows are positions, and no tokens."""
@@ -32,7 +37,7 @@ def fit_checkpoint(
     A difference is part of its `digest`, since it decides what aligned tensors are. Raises
     SourceError as `check_checkpoint` does.
     """
-    named = under_names(opened, resident.shapes)
+    named = under_model_names(opened, base)
     warnings: list[str] = []
     try:
         found = _difference(named, base, resident)
@@ -48,38 +53,39 @@ def fit_checkpoint(
     return fitted, [*check_checkpoint(fitted, base, resident, skipped), *warnings]
 
 
-def under_base_names(weights: CheckpointWeights, base: Base) -> CheckpointWeights:
-    """The base's own files under the names that its parameters have in the model."""
-    return under_names(weights, [f"{module}.weight" for module in base.linears])
+def under_model_names(weights: CheckpointWeights, base: Base) -> CheckpointWeights:
+    """A checkpoint's files under the names that the base's parameters have in the model.
 
-
-def under_names(weights: CheckpointWeights, wanted: Collection[str]) -> CheckpointWeights:
-    """Files of a model without its head under the names `wanted`, which are those with it.
-
-    Hubs have files with names such as `h.0.attn.c_attn.weight` for what in the model is
-    `transformer.h.0.attn.c_attn.weight`. The prefix is added where with it all wanted names in the
-    layers are there, and none of them without; other files are returned as they are.
+    A head that is tied in the base and saved a second time is left out. Raises SourceError if two
+    tensors of the files are one of the model's.
     """
-    prefix = _missing_prefix(weights.entries, wanted)
-    if not prefix:
-        return weights
-    named = {n if n in wanted else prefix + n: entry for n, entry in weights.entries.items()}
-    if len(named) < len(weights.entries):
-        return weights
-    shapes = {name: named[name].shape for name in sorted(named, key=natural_order)}
-    return replace(weights, entries=named, shapes=shapes)
+    names = base.naming(weights.entries)
+    entries = {names[own]: entry for own, entry in weights.entries.items()}
+    if len(entries) < len(names):
+        counts = Counter(names.values())
+        twice = sorted(own for own, name in names.items() if counts[name] > 1)
+        raise SourceError(f"{weights.folder} holds tensors twice, under two names: {shown(twice)}")
+    named = _with_entries(weights, entries)
+    copies = {head for head, own in base.ties.items() if _is_copy(named, head, own)}
+    if not copies:
+        return named
+    return _with_entries(weights, {n: e for n, e in entries.items() if n not in copies})
 
 
-def _missing_prefix(names: Collection[str], wanted: Collection[str]) -> str:
-    inside = [name for name in wanted if locate(name) is not None]
-    if not inside or any(name in names for name in inside):
-        return ""
-    parts = inside[0].split(".")
-    for count in range(1, len(parts)):
-        prefix = ".".join(parts[:count]) + "."
-        if all(n.startswith(prefix) and n.removeprefix(prefix) in names for n in inside):
-            return prefix
-    return ""
+def _with_entries(
+    weights: CheckpointWeights, entries: Mapping[str, TensorEntry]
+) -> CheckpointWeights:
+    if entries == weights.entries:
+        return weights
+    shapes = {name: entries[name].shape for name in sorted(entries, key=natural_order)}
+    return replace(weights, entries=entries, shapes=shapes)
+
+
+def _is_copy(weights: CheckpointWeights, name: str, of: str) -> bool:
+    shapes = weights.shapes
+    if name not in shapes or shapes[name] != shapes.get(of):
+        return False
+    return torch.equal(weights.tensor(name), weights.tensor(of))
 
 
 def vocabulary_tensors(base: Base, resident: Weights) -> frozenset[str]:

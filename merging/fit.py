@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from merging.adapter import Adapter
 from merging.base import locate
 from merging.layout import Layout, Place, is_derived
 from merging.models import Models
@@ -14,6 +15,8 @@ def fit_problems(layout: Layout, models: Models) -> Iterator[str]:
     for name, adapter in models.adapters.items():
         if unknown := [m for m in adapter.factors if m not in models.base.linears]:
             yield f"sources.{name}: the base has no linear layer named {shown(unknown)}"
+        elif layout.is_plain and (left := _left_out(adapter, layout)):
+            yield f"sources.{name}: it changes {shown(left)}, and the merge has no such tensor"
     if models.resident is None:
         return
     if absent := [place.like for place in layout.places if place.like not in models.shapes]:
@@ -24,6 +27,12 @@ def fit_problems(layout: Layout, models: Models) -> Iterator[str]:
         yield from (f"sources.{name}: {problem}" for problem in grouped(problems))
         if unexpected := _unexpected(weights, models, layout.is_plain):
             yield f"sources.{name}: has tensors that the base has not: {shown(unexpected)}"
+
+
+def _left_out(adapter: Adapter, layout: Layout) -> list[str]:
+    """What an adapter changes and the merged model lacks: it would be dropped in silence."""
+    made = {place.name for place in layout.places}
+    return [name for module in adapter.factors if (name := f"{module}.weight") not in made]
 
 
 def _problems(

@@ -61,14 +61,15 @@ class TensorNames:
 def tensor_names(base: Base, shapes: Mapping[str, tuple[int, ...]] | None) -> TensorNames:
     """Sort the base's tensors. Without `shapes` only the weights of its linear layers are known.
 
-    A tied head, which the files lack, is among them. Tensors that are computed again when a model
-    is loaded are not.
+    A tied head, which the files lack, is among them, and so is any other linear layer's weight:
+    one that cannot be read is told by its name, and never left out. Tensors that are computed again
+    when a model is loaded are not.
     """
     linears = [f"{module}.weight" for module in base.linears]
     names = linears
     if shapes is not None:
         names = [name for name, shape in shapes.items() if not is_derived(name, shape)]
-        names += [name for name in linears if name not in shapes and locate(name) is None]
+        names += [name for name in linears if name not in shapes]
     layers: dict[int, list[LayerPlace]] = {}
     before, after, known = [], [], set(linears)
     for name in names:

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import torch
 from pydantic import JsonValue
 
-from merging.base import split_layer
 from merging.blend import Blend
 from merging.build import build
 from merging.checkpoint import Progress
@@ -18,6 +17,7 @@ from merging.checkpoint_writer import MAX_SHARD_BYTES, CheckpointWriter
 from merging.companions import copy_companions, set_chat_template
 from merging.dense import blended_modules, dense_weight
 from merging.errors import OutputError, SourceError
+from merging.file_names import file_name
 from merging.layout import is_derived
 from merging.model_config import merged_config
 from merging.models import Models, Source
@@ -69,7 +69,9 @@ def write_checkpoint(
     merged = merged_config(
         config, dtype=plan.base.dtype, layers=layout.layers, is_tied=layout.is_tied
     )
-    specs = _specs(plan, models, layout)
+    own = _specs(plan, models, layout)
+    names = {spec.name: file_name(spec.name, resident, layout.layers) for spec in own}
+    specs = [replace(spec, name=names[spec.name]) for spec in own]
     # First, since it takes all the room that it needs.
     writer = CheckpointWriter(folder, specs, max_shard_bytes=max_shard_bytes)
     (folder / CONFIG).write_text(json.dumps(merged, indent=2) + "\n")
@@ -77,7 +79,7 @@ def write_checkpoint(
     if chat_template is not None:
         set_chat_template(folder, chat_template)
     (folder / CARD).write_text(card)
-    _write_tensors(plan, models, layout, writer, progress)
+    _write_tensors(plan, models, layout, writer, names, progress)
     _check_unchanged([resident, *plan.sources.values()])
 
 
@@ -106,8 +108,8 @@ def checkpoint_layout(plan: Plan, models: Models) -> CheckpointLayout:
         own = models.weights("base").shapes.items()
         shared = {n: n for n, shape in own if n not in names and not is_derived(n, shape)}
         layers = tuple(range(plan.base.num_layers))
-    heads = {f"{m}.weight" for m in plan.base.linears if split_layer(m)[0] is None}
-    is_tied = plan.base.tied_embeddings and not any(spec.name in heads for spec in made)
+    ties = plan.base.ties
+    is_tied = plan.base.tied_embeddings and not any(spec.name in ties for spec in made)
     return CheckpointLayout(made, shared, layers, is_tied)
 
 
@@ -122,9 +124,13 @@ def _write_tensors(
     models: Models,
     layout: CheckpointLayout,
     writer: CheckpointWriter,
+    names: Mapping[str, str],
     progress: Progress | None,
 ) -> None:
     done, total = 0, writer.num_bytes
+
+    def place(name: str) -> torch.Tensor:
+        return writer.out(names[name])
 
     def report(num_bytes: int) -> None:
         nonlocal done
@@ -133,18 +139,18 @@ def _write_tensors(
             progress(done, total)
 
     for name, like in layout.shared.items():
-        out = writer.out(name)
+        out = place(name)
         copy_tensor(models.weights("base").tensor(like), out, name)
         report(out.nbytes)
     if plan.variant is not None:
         before = done
         build(
             plan.variant,
-            writer.out,
+            place,
             progress=lambda made, _: None if progress is None else progress(before + made, total),
         )
     else:
-        _write_blend(plan.blend, models, layout, writer.out, report)
+        _write_blend(plan.blend, models, layout, place, report)
     writer.flush()
 
 

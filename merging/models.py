@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from merging.adapter import Adapter
 from merging.adapter_weights import AdapterWeights
-from merging.base import Base, locate
+from merging.base import Base
 from merging.recipe import BASE
 from merging.source import AdapterDeltas, CheckpointDeltas, DeltaSource, Weights
 
@@ -49,17 +51,25 @@ class Models:
 
     @cached_property
     def tied(self) -> Mapping[str, str]:
-        """The head and the embedding that it is tied to, by the names of their tensors."""
+        """The head and the embedding that it is tied to, by the names of their tensors; none if the
+        files have a head of its own.
+        """
         if self.resident is None:
             return {}
         shapes = self.resident.shapes
-        pairs: dict[str, str] = {}
-        for module, linear in self.base.linears.items():
-            head, shape = f"{module}.weight", (linear.out_features, linear.in_features)
-            if head not in shapes and locate(module) is None:
-                alike = (name for name, own in shapes.items() if own == shape)
-                pairs.update((head, name) for name in alike if locate(name) is None)
-        return pairs
+        return {
+            head: embedding
+            for head, embedding in self.base.ties.items()
+            if head not in shapes and embedding in shapes
+        }
+
+    def base_tensor(self, name: str) -> torch.Tensor | None:
+        """A tensor of the resident base; a tied head's name gives the embedding. None if the base
+        has none of the name.
+        """
+        assert self.resident is not None, "the base's files are not mapped"
+        own = self.tied.get(name, name)
+        return self.resident.tensor(own) if own in self.resident.shapes else None
 
     def changes(self, name: str, tensor: str) -> bool:
         """Whether a model's tensor may be another than the resident base's of that name."""

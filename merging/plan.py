@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from merging.adapter import Adapter
-from merging.base import Base
+from merging.base import Base, locate
 from merging.blend import Blend
 from merging.blending import Array, Gram, combine, make_blend
 from merging.checkpoint_fit import aligned, vocabulary_reasons
@@ -30,6 +30,7 @@ from merging.resolution import Resolution, resolve_recipe
 from merging.shares import blend_means, mean_shares
 from merging.source import Weights
 from merging.variant import VariantPlan
+from merging.wording import shown
 from merging.writing import make_variant
 
 __all__ = ["Plan", "base_plan", "plan", "source_reasons"]
@@ -173,6 +174,7 @@ def plan(
         *_inert(recipe),
         *_other_dtype(recipe, base),
         *_warnings(made),
+        *(() if made.variant is None else _beyond(models)),
     )
     return replace(made, build_seconds=perf_counter() - start, warnings=warnings)
 
@@ -252,6 +254,14 @@ def _other_dtype(recipe: Recipe, base: Base) -> Iterator[str]:
             f"dtype: merged in float32 and served in {base.dtype}, as the base is; {recipe.dtype} "
             "is what `mergeserve merge` and `mergeserve export` write"
         )
+
+
+def _beyond(models: Models) -> Iterator[str]:
+    """Files may have layers that the model does not run, for predicting several tokens at once."""
+    count = models.base.num_layers
+    places = ((name, locate(name)) for name in models.shapes)
+    if left := [name for name, place in places if place is not None and place.layer >= count]:
+        yield f"{shown(left)} are beyond the model's {count} layers: they are left out"
 
 
 def _warnings(plan: Plan) -> Iterator[str]:

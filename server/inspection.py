@@ -5,6 +5,7 @@ from pathlib import Path
 
 from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
 from merging.adapter_config import FILE, AdapterConfig, read_config
+from merging.adapter_fit import under_model_names
 from merging.base import Base
 from merging.checkpoint import tensor_entries
 from merging.checkpoint_fit import fit_checkpoint
@@ -60,7 +61,10 @@ def _adapter_lines(
         return
     try:
         warnings = check_adapter(
-            adapter, base, allow_base_mismatch=allow_base_mismatch, base_tensor=base_tensor
+            under_model_names(adapter, base),
+            base,
+            allow_base_mismatch=allow_base_mismatch,
+            base_tensor=base_tensor,
         )
     except SourceError as error:
         yield "base", f"{base.name}, {base.digest}"

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from merging.checkpoint import checkpoint_digest
-from merging.checkpoint_fit import under_base_names
+from merging.checkpoint_fit import under_model_names
 from merging.checkpoint_weights import open_checkpoint
 from server.engine.loading import describe_base
 from server.engine.model_files import model_folder
@@ -20,6 +20,6 @@ def inspect_against(folder: Path, model: str, *, allow_base_mismatch: bool) -> s
     return inspect_folder(
         folder,
         base,
-        resident=lambda: under_base_names(open_checkpoint(base_folder), base),
+        resident=lambda: under_model_names(open_checkpoint(base_folder), base),
         allow_base_mismatch=allow_base_mismatch,
     )

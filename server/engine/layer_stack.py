@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from merging.base import locate
+from merging.base import TOWER, locate
 
 UNCHANGING: Final = (type(None), bool, int, float, str, type, FunctionType, torch.dtype)
 
@@ -47,7 +47,10 @@ def find_root(model: nn.Module, num_layers: int) -> str | None:
     found = [
         path
         for path, module in model.named_modules()
-        if type(module) is nn.ModuleList and len(module) == num_layers and locate(path) is None
+        if type(module) is nn.ModuleList
+        and len(module) == num_layers
+        and not TOWER.search(path)
+        and locate(path) is None
     ]
     return found[0] if len(found) == 1 else None
 

@@ -10,8 +10,9 @@ from transformers.utils.logging import disable_progress_bar
 from merging.adapter import BaseTensor
 from merging.base import Base
 from merging.checkpoint_check import check_base
-from merging.checkpoint_fit import under_base_names
+from merging.checkpoint_fit import under_model_names
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
+from merging.models import Models
 from server.engine.device import pick_device, pick_dtype
 from server.engine.engine import Engine
 from server.engine.kv_cache import KVCache, bytes_per_token
@@ -23,7 +24,6 @@ from server.engine.model_files import (
     load_tokenizer,
     model_folder,
     model_id,
-    tensor_reader,
 )
 from server.engine.options import EngineOptions, engine_config
 from server.engine.probe import probe
@@ -78,8 +78,8 @@ def load_engine(
     name = options.served_model_name or model_id(model)
     base = describe(network, name=name, digest=weights.digest, dtype=dtype)
     tokenizer = load_tokenizer(folder, network, options.chat_template)
-    weights = under_base_names(weights, base)
-    base_tensor = tensor_reader(weights, network)
+    weights = under_model_names(weights, base)
+    base_tensor = Models(base, weights, {}).base_tensor
     engine, variants = build_engine(network, tokenizer, options, observer)
     return LoadedModel(engine, variants, tokenizer, base, base_tensor, weights)
 

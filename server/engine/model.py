@@ -16,6 +16,7 @@ from server.engine.attention import IMPLEMENTATION, register
 from server.engine.blended import BlendedLinear, Siblings, Step, joined_bias, joined_weight
 from server.engine.kernels import choose_kernel
 from server.engine.kv_cache import LayerShape
+from server.engine.parameter_names import ParameterNames
 
 
 @dataclass(slots=True, eq=False)
@@ -24,7 +25,8 @@ class BlendedModel:
 
     `siblings`: the names of `linears`, those that read one input together. `shapes`: what each
     layer keeps for a token. `tied_head`: the linear whose weight is that of the embedding, if one
-    is. `step` tells the linears what they need of a step; the runner sets it.
+    is. `names`: what files call its parameters. `step` tells the linears what they need of a step;
+    the runner sets it.
     """
 
     model: PreTrainedModel
@@ -32,6 +34,7 @@ class BlendedModel:
     siblings: Sequence[Sequence[str]]
     shapes: Sequence[LayerShape]
     tied_head: str | None
+    names: ParameterNames
     step: Step
     device: torch.device
     dtype: torch.dtype
@@ -82,7 +85,7 @@ def prepare(
     model: PreTrainedModel, siblings: Sequence[Sequence[str]], shapes: Sequence[LayerShape]
 ) -> BlendedModel:
     """Replace the linears of `model` in place, and switch its attention to the engine's."""
-    step = Step()
+    step, file_names = Step(), ParameterNames(model)
     head = model.get_output_embeddings()
     linears = dict(find_linears(model))
     is_tied = {name: _is_tied(linear, model) for name, linear in linears.items()}
@@ -110,6 +113,7 @@ def prepare(
         siblings=siblings,
         shapes=shapes,
         tied_head=next((name for name in order if is_tied[name]), None),
+        names=file_names,
         step=step,
         device=model.device,
         dtype=model.dtype,
@@ -146,8 +150,18 @@ def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dty
         dtype=str(dtype).removeprefix("torch."),
         num_layers=text_config.num_hidden_layers,
         linears={path: _shape(module) for path, module in find_linears(model)},
-        tied_embeddings=bool(text_config.tie_word_embeddings),
+        ties=_ties(model),
+        naming=ParameterNames(model).naming,
     )
+
+
+def _ties(model: PreTrainedModel) -> dict[str, str]:
+    """The head's tensor and the embedding's, by name, where they are one."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return {}
+    names = {id(module): name for name, module in model.named_modules()}
+    return {f"{names[id(head)]}.weight": f"{names[id(embedding)]}.weight"}
 
 
 def _shape(module: nn.Linear | Conv1D) -> Linear:

@@ -15,8 +15,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from merging.adapter import BaseTensor
-from merging.checkpoint_weights import CheckpointWeights
 from server.engine.errors import ModelLoadError
 from server.engine.location import local_folder
 from server.engine.tokenizer import Tokenizer
@@ -106,18 +104,3 @@ def _eos_token_ids(config: GenerationConfig | None, fallback: int | None) -> fro
     if eos is None:
         return frozenset()
     return frozenset([eos] if isinstance(eos, int) else eos)
-
-
-def tensor_reader(weights: CheckpointWeights, network: PreTrainedModel) -> BaseTensor:
-    """A function that reads tensors of the base by name; a tied head's name gives the embedding."""
-    names = {id(module): name for name, module in network.named_modules()}
-    head, embedding = (
-        f"{names.get(id(module))}.weight"
-        for module in (network.get_output_embeddings(), network.get_input_embeddings())
-    )
-
-    def read(name: str) -> torch.Tensor | None:
-        own = embedding if name == head and name not in weights.shapes else name
-        return weights.tensor(own) if own in weights.shapes else None
-
-    return read

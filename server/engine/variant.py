@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from merging.wording import shown
 from server.engine.blended import BlendedLinear, Siblings, Step
 from server.engine.errors import VariantError
 from server.engine.kernels import can_pack
 from server.engine.kv_cache import KVCache
 from server.engine.layer_stack import LayerStack, clone, find_root
 from server.engine.model import BlendedModel
+from server.engine.parameter_names import ParameterNames, Part
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -122,6 +124,15 @@ class _Group:
         return views
 
 
+def _stacked(names: ParameterNames, stack: LayerStack) -> dict[str, dict[str, Part]]:
+    """By parameter of a variant, the parts that checkpoints of it hold, by name."""
+    stacked: dict[str, dict[str, Part]] = {}
+    for name, part in names.parts.items():
+        for own, parameter in zip(stack.names(name), stack.names(part.parameter), strict=True):
+            stacked.setdefault(parameter, {})[own] = part
+    return stacked
+
+
 class Unfinished:
     """A variant whose own tensors are being written. All of `names` must be, then `finish` makes
     the variant.
@@ -144,22 +155,29 @@ class Unfinished:
             for linear_names in zip(*(stack.names(name) for name in siblings), strict=True)
         ]
         resident = {new: old for name, old in tensors.items() for new in stack.names(name)}
+        self._parts = _stacked(model.names, stack)
+        owners = {part: name for name, parts in self._parts.items() for part in parts}
+        names = frozenset(owners.get(name, name) for name in names)
         self._refuse_unknown(names, resident)
         self._resident = {name: resident[name] for name in names if name in resident}
-        self._tensors = {name: torch.empty_like(old) for name, old in self._resident.items()}
-        self._num_bytes = 0
+        self._own = {name: torch.empty_like(old) for name, old in self._resident.items()}
+        self._num_bytes = sum(tensor.nbytes for tensor in self._own.values())
+        self._tensors = dict(self._own)
         for group in self._groups:
             self._allocate(group, names)
-            self._tensors |= group.views()
-        self._num_bytes += sum(tensor.nbytes for tensor in self._tensors.values())
+            views = group.views()
+            self._tensors |= views
+            self._num_bytes += sum(tensor.nbytes for tensor in views.values())
+        self._split()
         self._share_tied_head()
 
     @property
     def names(self) -> frozenset[str]:
         """All tensors that must be written.
 
-        They are more than were asked for where linears share a product: then those of the others
-        are to be written too, with the values that they have in the resident model.
+        They are more than were asked for where linears share a product, or tensors of a checkpoint
+        a parameter: then the others are to be written too, with the values that they have in the
+        resident model.
         """
         return frozenset(self._tensors)
 
@@ -186,12 +204,12 @@ class Unfinished:
             if group.weight is not None:
                 written.append(own)
         for name, old in self._resident.items():
-            new = self._tensors[name]
+            new = self._own[name]
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=False)
             replaced[self._stack.layer_of(name)][id(old)] = new
         model = self._blended(replaced, step)
-        self._tensors, self._groups = {}, []
+        self._tensors, self._own, self._groups = {}, {}, []
         cache = self._cache.extended(model.shapes)
         return Variant(
             self._digest,
@@ -219,6 +237,7 @@ class Unfinished:
             siblings=[group.names for group in self._groups],
             shapes=[resident.shapes[layer] for layer in self._stack.layers],
             tied_head=None,
+            names=resident.names,
             step=step,
             device=resident.device,
             dtype=resident.dtype,
@@ -232,8 +251,7 @@ class Unfinished:
             known.update(f"{name}.bias" for name, linear in linears if linear.has_bias)
         if unknown := sorted(names - known):
             raise VariantError(
-                f"the model, with {len(self._stack.layers)} layers, has no tensors "
-                f"{', '.join(unknown)}"
+                f"the model, with {len(self._stack.layers)} layers, has no tensors {shown(unknown)}"
             )
 
     def _allocate(self, group: _Group, names: frozenset[str]) -> None:
@@ -245,6 +263,12 @@ class Unfinished:
         if any(f"{name}.bias" in names for name in group.names):
             group.bias = torch.zeros(num_rows, dtype=dtype, device=device)
 
+    def _split(self) -> None:
+        """Hand out a parameter that checkpoints hold in parts as these."""
+        for name in self._parts.keys() & self._tensors.keys():
+            whole = self._tensors.pop(name)
+            self._tensors |= {part: at.of(whole) for part, at in self._parts[name].items()}
+
     def _share_tied_head(self) -> None:
         """Let a tied head follow a new embedding, unless it has a weight of its own."""
         embedding = id(self._model.model.get_input_embeddings().weight)
@@ -253,5 +277,5 @@ class Unfinished:
                 for group in self._groups:
                     if self._model.tied_head in group.names and group.weight is None:
                         assert len(group.names) == 1, "the head reads what no other linear does"
-                        group.weight = self._tensors[name]
+                        group.weight = self._own[name]
                         self._num_bytes += group.weight.nbytes if can_pack(group.weight) else 0

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from merging.base import Base
 from merging.checkpoint_check import check_base
-from merging.checkpoint_fit import under_base_names
+from merging.checkpoint_fit import under_model_names
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 from merging.mergekit import from_mergekit
@@ -45,9 +45,7 @@ class OpenBase:
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """A tensor by its name in the model: a tied head's name gives the embedding."""
-        tied = Models(self.base, self.weights, {}).tied
-        own = tied.get(name, name)
-        return self.weights.tensor(own) if own in self.weights.shapes else None
+        return Models(self.base, self.weights, {}).base_tensor(name)
 
     def registry(
         self, *, allow_base_mismatch: bool, contents: Contents | None = None
@@ -93,7 +91,7 @@ def open_base(spelling: str, folder: Path, dtype: str | None, progress: Progress
         digest=weights.digest,
         dtype=dtype or file_dtype(weights),
     )
-    return OpenBase(spelling, folder, base, under_base_names(weights, base))
+    return OpenBase(spelling, folder, base, under_model_names(weights, base))
 
 
 def file_dtype(weights: CheckpointWeights) -> str:

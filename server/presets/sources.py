@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
+from merging.adapter_fit import under_model_names
 from merging.base import Base
 from merging.checkpoint import Progress
 from merging.checkpoint_fit import fit_checkpoint
@@ -148,6 +149,7 @@ class SourceRegistry:
         if isinstance(content, CheckpointWeights):
             fitted, told = self._fit(content)
             return fitted, tuple(told)
+        content = under_model_names(content, self._base)
         warnings = check_adapter(
             content,
             self._base,

@@ -357,7 +357,7 @@ def test_allowing_a_mismatch_does_not_allow_wrong_shapes(tmp_path: Path) -> None
 
 def test_a_head_of_tied_embeddings_is_a_warning(tmp_path: Path) -> None:
     """An adapter on a tied head is served, and what it does is said."""
-    tied = dataclasses.replace(BASE, tied_embeddings=True)
+    tied = dataclasses.replace(BASE, ties={"lm_head.weight": "model.embed_tokens.weight"})
     (warning,) = check_adapter(read_adapter(write_adapter(tmp_path, factors("lm_head"))), tied)
     assert warning.startswith("lm_head shares its weights with the embedding")
 

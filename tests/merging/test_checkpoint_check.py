@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from merging.base import Base, Linear
 from merging.checkpoint_check import check_base, check_checkpoint
+from merging.checkpoint_fit import under_model_names
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 
@@ -35,7 +36,14 @@ def write(folder: Path, tensors: dict[str, torch.Tensor | None], **config: objec
 def base_of(*, tied: bool) -> Base:
     linears = {f"model.layers.{i}.mlp.up_proj": Linear(4, 4) for i in range(2)}
     linears["lm_head"] = Linear(6, 4)
-    return Base("tiny", "sha256:0", "float32", 2, linears, tied_embeddings=tied)
+    return Base(
+        "tiny",
+        "sha256:0",
+        "float32",
+        2,
+        linears,
+        ties={HEAD: "model.embed_tokens.weight"} if tied else {},
+    )
 
 
 def check(
@@ -47,9 +55,15 @@ def check(
 ) -> list[str]:
     """The warnings for a checkpoint with these tensors."""
     head = {} if tied else {HEAD: torch.zeros(6, 4)}
-    resident = open_checkpoint(write(tmp_path / "base", head))
-    checkpoint = open_checkpoint(write(tmp_path / "ft", tensors, **config))
-    return check_checkpoint(checkpoint, base_of(tied=tied), resident)
+    base = base_of(tied=tied)
+    resident, checkpoint = (
+        under_model_names(open_checkpoint(folder), base)
+        for folder in (
+            write(tmp_path / "base", head),
+            write(tmp_path / "ft", tensors, **config),
+        )
+    )
+    return check_checkpoint(checkpoint, base, resident)
 
 
 def refusal(tmp_path: Path, tensors: dict[str, torch.Tensor | None], **options) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from merging.base import Base
 from merging.build import build
-from merging.checkpoint_fit import fit_checkpoint, under_base_names, under_names, vocabulary_tensors
+from merging.checkpoint_fit import fit_checkpoint, under_model_names, vocabulary_tensors
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import PlanError, SourceError
 from merging.plan import Plan, plan
@@ -239,7 +239,7 @@ def test_names_without_the_models_prefix(tmp_path: Path) -> None:
     bare = open_checkpoint(strip(tmp_path / "base", "transformer."))
     assert "h.0.attn.c_attn.weight" in bare.shapes
     base = base_of(model)
-    resident = under_base_names(bare, base)
+    resident = under_model_names(bare, base)
     assert list(resident.shapes) == list(whole.shapes)
     assert resident.digest == bare.digest
     files = load_file(tmp_path / "base" / "model.safetensors")
@@ -250,14 +250,11 @@ def test_names_without_the_models_prefix(tmp_path: Path) -> None:
         assert (warnings, list(fitted.shapes)) == ([], list(resident.shapes))
 
 
-def test_names_that_do_not_all_fit_stay(tmp_path: Path) -> None:
-    """A prefix is added only where it makes all layers fit: other files are refused by name."""
+def test_a_tensor_under_two_names_is_refused(tmp_path: Path) -> None:
+    """Nobody can tell which of the two is meant, so both are named."""
     model = tiny_gpt2()
     model.save_pretrained(tmp_path)
-    whole = open_checkpoint(tmp_path)
-    bare = open_checkpoint(strip(tmp_path, "transformer."))
-    wanted = [*whole.shapes, "transformer.h.2.mlp.c_fc.weight"]
-    assert under_names(bare, wanted) is bare
-    assert under_names(whole, whole.shapes) is whole
-    both = replace(bare, entries={**bare.entries, **whole.entries})
-    assert under_names(both, whole.shapes) is both
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "ln_f.bias": torch.ones(16)}, tmp_path / "model.safetensors")
+    with pytest.raises(SourceError, match=r"twice.*ln_f\.bias.*transformer\.ln_f\.bias"):
+        under_model_names(open_checkpoint(tmp_path), base_of(model))

@@ -54,6 +54,20 @@ def test_a_checkpoint_may_change_every_tensor() -> None:
     assert written(make("ties", {"full": {"weight": 1}})) == set(BASE_STATE)
 
 
+def test_layers_that_the_model_does_not_run_are_named() -> None:
+    """Files with layers beyond the model's are merged without them, and not in silence."""
+    beyond = {"model.layers.3.eh_proj.weight": torch.ones(2, 2)}
+    resident = MemoryWeights({**BASE_STATE, **beyond}, "resident")
+    full = MemoryWeights({**state_of(tiny_llama(3)), **beyond}, "full")
+    one = Recipe.model_validate({"method": "ties", "sources": {"full": {"weight": 1}}})
+    made = plan(one, {"full": full}, BASE, weights=resident)
+    assert made.warnings == (
+        "model.layers.3.eh_proj.weight are beyond the model's 3 layers: they are left out",
+    )
+    assert written(made) == set(BASE_STATE)
+    assert not make("ties", {"full": {"weight": 1}}).warnings
+
+
 def test_stacked_layers_of_the_base_take_no_memory() -> None:
     """Layers of the base in another order are all shared, and each says what it is built like."""
     slices = [part(("base", 0, 2)), part(("base", 1, 3)), part(("base", 1, 2))]

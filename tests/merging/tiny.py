@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from merging.adapter import Adapter, LowRank
 from merging.base import Base, Linear
+from server.engine.parameter_names import ParameterNames
 
 PREFIX = "base_model.model."
 
@@ -53,10 +54,20 @@ def base_of(model: Any, **fields: Any) -> Base:
             "dtype": "float32",
             "num_layers": model.config.num_hidden_layers,
             "linears": linears,
-            "tied_embeddings": model.config.tie_word_embeddings,
+            "ties": ties_of(model),
+            "naming": ParameterNames(model).naming,
             **fields,
         }
     )
+
+
+def ties_of(model: Any) -> dict[str, str]:
+    """The head and the embedding by the names of their tensors, where they are tied."""
+    if not model.config.tie_word_embeddings:
+        return {}
+    embedding = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is embedding)
+    return {"lm_head.weight": f"{name}.weight"}
 
 
 def flat_base(

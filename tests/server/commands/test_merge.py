@@ -131,7 +131,7 @@ def test_a_source_that_changes_meanwhile_is_not_published(
 
 
 def test_files_without_the_models_prefix(tmp_path: Path) -> None:
-    """As hubs have GPT-2: base and source may lack it, and the result has it."""
+    """As hubs have GPT-2: base and source may lack it, and the result has the base's names."""
     models = Models(tmp_path, "gpt2")
     expected = merged(models.task_arithmetic(*models.tuned), tmp_path / "whole")
     for folder in (models.base, models.tuned[1]):
@@ -139,8 +139,12 @@ def test_files_without_the_models_prefix(tmp_path: Path) -> None:
         bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
         save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
     found = merged(models.task_arithmetic(*models.tuned), tmp_path / "bare")
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert {f"transformer.{name}" for name in found} == expected.keys()
+    assert all(
+        torch.equal(found[name.removeprefix("transformer.")], expected[name]) for name in expected
+    )
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "bare").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
 
 
 def test_transformers_loads_it_with_its_tokenizer(models: Models, tmp_path: Path) -> None:
