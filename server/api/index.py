@@ -46,7 +46,7 @@ def list_routes(routers: Sequence[APIRouter]) -> list[Route]:
         for router in routers
         for route in router.routes
         if isinstance(route, APIRoute)
-        for method in route.methods - {"HEAD"}
+        for method in (route.methods or set()) - {"HEAD"}
     ]
     return sorted(found, key=lambda route: (route.path, route.method))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from server.api.service import Service
 from server.presets.catalog import Catalog
 from server.presets.names import BASE
+from server.presets.record import PresetRecord, SourceCard
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ class Greeting:
 
 def sort_names(catalog: Catalog) -> Greeting:
     """Where everything that `/v1/models` lists stands."""
-    states = {item.name: item for item in (*catalog.presets(), *catalog.sources())}
+    items: list[PresetRecord | SourceCard] = [*catalog.presets(), *catalog.sources()]
+    states = {item.name: item for item in items}
     failed = {
         name: next(iter(item.reasons), "no reason is known")
         for name, item in states.items()
