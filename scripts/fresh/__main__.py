@@ -1,5 +1,6 @@
 """`make fresh`: from an empty home folder and a fresh clone of HEAD to the README's last line."""
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -17,11 +18,12 @@ GOAL_SECONDS = 150
 
 def main() -> int:
     """Run every step; 0 if all went well. What was made is deleted either way."""
+    signal.signal(signal.SIGTERM, lambda *given: sys.exit(143))  # so that all is cleaned up
     steps = Steps()
     with tempfile.TemporaryDirectory(prefix="mergeserve-fresh-") as folder:
         try:
             try_out(Path(folder), steps)
-        except FreshError as error:
+        except (FreshError, OSError) as error:
             print(f"make fresh: {error}", file=sys.stderr)
             return 1
     print(f"fresh: all of it works, in {steps.seconds:.0f} s")
