@@ -150,7 +150,10 @@ def _card(document: Document) -> str:
     lines: list[Sequence[object]] = [["preset", _label(document)], ["weights", _weights(document)]]
     if document.get("description"):
         lines.append(["description", document["description"]])
-    return table([], [*lines, *([name, document[name]] for name in fields if document[name])])
+    lines += [[name, document[name]] for name in fields if document[name]]
+    warnings = document.get("warnings")
+    lines += [["warning", text] for text in (warnings if isinstance(warnings, list) else [])]
+    return table([], lines)
 
 
 def _label(document: Document) -> str:
