@@ -55,6 +55,7 @@ from server.metrics import Metrics
 from server.presets.catalog import Catalog
 from server.presets.document import PresetDocument, parse_document
 from server.presets.parents import parents_first
+from server.presets.store import PresetStore
 from server.presets.variants import Variants
 from server.presets.workshop import Workshop
 from server.settings import Settings
@@ -79,23 +80,12 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
     loaded = load_engine(model, _engine_options(settings), progress=progress, observer=metrics)
     variants = _variants(loaded, settings, metrics)
     held = hold_store(settings, loaded.base)
-    catalog = Catalog(
-        held.store,
-        loaded.base,
-        policy=settings.policy,
-        source_dirs=settings.source_dir,
-        allow_base_mismatch=settings.allow_base_mismatch,
-        observer=metrics,
-        revisions_kept=settings.revisions_kept,
-        base_tensor=loaded.base_tensor,
-        resident=loaded.weights,
-        dense_cache=int(settings.dense_cache * GIB),
-        variants=variants,
-        read_conversation=partial(read_conversation, base=loaded.tokenizer),
-        location=str(model),
-        patience=PATIENCE,
-    )
-    _fill(catalog, settings, progress)
+    try:
+        catalog = _catalog(held.store, loaded, settings, metrics, variants, location=str(model))
+        _fill(catalog, settings, progress)
+    except BaseException:
+        held.close()  # for who tries again in this process
+        raise
 
     def close() -> None:
         catalog.close()
@@ -114,6 +104,33 @@ def load_service(settings: Settings, metrics: Metrics, progress: Progress = no_p
         fidelity,
         Trials(engine, loaded.tokenizer, catalog),
         settings.sampling_defaults,
+    )
+
+
+def _catalog(
+    store: PresetStore,
+    loaded: LoadedModel,
+    settings: Settings,
+    metrics: Metrics,
+    variants: Variants,
+    *,
+    location: str,
+) -> Catalog:
+    return Catalog(
+        store,
+        loaded.base,
+        policy=settings.policy,
+        source_dirs=settings.source_dir,
+        allow_base_mismatch=settings.allow_base_mismatch,
+        observer=metrics,
+        revisions_kept=settings.revisions_kept,
+        base_tensor=loaded.base_tensor,
+        resident=loaded.weights,
+        dense_cache=int(settings.dense_cache * GIB),
+        variants=variants,
+        read_conversation=partial(read_conversation, base=loaded.tokenizer),
+        location=location,
+        patience=PATIENCE,
     )
 
 

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from server.presets.document import PresetDocument
 from server.presets.preset_warnings import PresetWarnings
+from server.presets.source_delta import SourceDelta
 
 State = Literal["ready", "building", "cold", "failed"]
 
@@ -94,17 +95,6 @@ class EditResult:
 
 
 CONVERT_TO_LORA = "mergeserve inspect {path} --model BASE --to-lora RANK --out DIR"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceDelta:
-    """How an adapter's delta is held: as low-rank factors, which blend, or as dense tensors, which
-    merges are written with. `reasons`: why. `seconds`: what merging it took, once.
-    """
-
-    form: Literal["low_rank", "dense"]
-    reasons: tuple[str, ...]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from server.adapters.reader import AdapterReader, Content
 from server.engine.conversation import Conversation
 from server.presets.contents import Contents, check_unchanged, is_adapter, is_unchanged
 from server.presets.doubts import Doubts, relation_doubt
-from server.presets.record import SourceDelta
+from server.presets.source_delta import SourceDelta
 from server.presets.source_folders import SourceFolders
 
 logger = logging.getLogger(__name__)

@@ -153,6 +153,14 @@ def test_gradient(live: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert "math=0,1" in run(capsys, "set", "tutor", "math=0,1")
 
 
+def test_warnings(live: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """`set` and `show` tell at once what is likely to break the model."""
+    changed = run(capsys, "set", "tutor", "math=1000")
+    assert "its sources count 1000" in changed
+    assert "warning" in run(capsys, "show", "tutor")
+    assert "warning" not in run(capsys, "set", "tutor", "math=0.5")
+
+
 def test_errors_of_the_server(live: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
     """An error of the server is one line with the server's words, and exit code 1."""
     assert "nobody" in fail(capsys, "show", "nobody")
