@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatch
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
@@ -31,9 +32,12 @@ KINDS: Final[Mapping[str, Callable[[int], bool]]] = {
     "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
 }
 
-TEXTS: Final = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".yaml")
-WEIGHTS: Final = (".safetensors", ".bin", ".gguf")
-"""Ends of the names of files that a model or an adapter is read from."""
+READ_WHOLE: Final = (
+    *("*config.json", "*.index.json", "tokenizer*", "vocab*", "merges.txt", "added_tokens.json"),
+    *("special_tokens_map.json", "chat_template*", "*.jinja", "*.model", "*.tiktoken"),
+)
+WEIGHTS: Final = ("*.safetensors", "*.bin", "*.gguf")
+"""Names of the files that a model or an adapter is read from, by us or by transformers and PEFT."""
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -91,8 +95,12 @@ def check_files(folder: Path) -> None:
     reasons = []
     for path in (*_entries(folder), *_entries(folder / "additional_chat_templates")):
         try:
-            if path.suffix in (*TEXTS, *WEIGHTS) and is_there(path) and path.suffix in TEXTS:
+            is_folder = path.is_dir() and not path.suffix  # tokenizer/ is no tokenizer.json
+            is_whole = not is_folder and any(fnmatch(path.name, p) for p in READ_WHOLE)
+            if is_whole and is_there(path):
                 _check_size(path)
+            elif any(fnmatch(path.name, pattern) for pattern in WEIGHTS):
+                is_there(path)
         except OSError as error:
             reasons.append(f"{path} cannot be read: {error.strerror}")
     if reasons:

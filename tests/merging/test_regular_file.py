@@ -38,12 +38,12 @@ def test_what_is_no_file_is_refused(
 ) -> None:
     """Without opening it, and by what it is."""
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
-    path = Path("x.json")
+    path = Path("config.json")
     MAKE[kind](path)
     for read in (open_file, read_file, is_there):
         with pytest.raises(OSError, match=f"it is {kind}, and not a regular file"):
             read(path)
-    with pytest.raises(SourceError, match=f"x.json cannot be read: it is {kind}"):
+    with pytest.raises(SourceError, match=f"config.json cannot be read: it is {kind}"):
         check_files(tmp_path)
 
 
@@ -65,12 +65,17 @@ def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     """Neither one of any size on a full disk, nor one that grows while it is read."""
-    (tmp_path / "x.json").touch()
-    os.truncate(tmp_path / "x.json", 1 << 40)
+    (tmp_path / "config.json").touch()
+    os.truncate(tmp_path / "config.json", 1 << 40)
     with pytest.raises(OSError, match=f"at most {MAX_BYTES:,} are read"):
-        read_file(tmp_path / "x.json")
-    with pytest.raises(SourceError, match=r"x.json cannot be read: it has 1,099,511,627,776 bytes"):
+        read_file(tmp_path / "config.json")
+    with pytest.raises(
+        SourceError, match=r"config\.json cannot be read: it has 1,099,511,627,776 bytes"
+    ):
         check_files(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "train.json")
+    (tmp_path / "tokenizer").mkdir()
+    check_files(tmp_path)  # nobody reads these
     (tmp_path / "y").write_bytes(b"12345")
     with pytest.raises(OSError, match="it has 5 bytes, and at most 4"):
         read_file(tmp_path / "y", 4)

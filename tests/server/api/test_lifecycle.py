@@ -66,12 +66,14 @@ def test_listens_while_it_loads(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("error", "shown"),
-    [(ModelLoadError("no config.json"), "no config.json"), (ValueError("oops"), "oops")],
+    [(ModelLoadError("no config.json"), "no config.json"), (ValueError("oops"), "internal error")],
 )
 def test_failed_load_is_told(
     error: Exception, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A model that cannot be loaded is told on /readyz; only a bug has its traceback logged."""
+    """A model that cannot be loaded is told on /readyz; only a bug has its traceback logged, and
+    its text is not shown.
+    """
 
     def load(settings: object, metrics: object) -> Service:
         raise error

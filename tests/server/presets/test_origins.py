@@ -45,7 +45,7 @@ def config(world, model: str) -> dict:
 )
 def test_models_are_found(world, catalog, model, name):
     """A model is a source by its name, its path, or the hub id it was registered from."""
-    fields = catalog.mergekit.read(config(world, model.format(sources=world.sources)))
+    fields = catalog.mergekit.read(config(world, model.format(sources=world.sources)), "tutor")
     assert list(fields["sources"]) == [name]
     assert fields.get("base_model", "base") == "base"
 
@@ -54,27 +54,27 @@ def test_models_are_found(world, catalog, model, name):
 def test_models_that_are_not_registered(world, catalog, model):
     """A model that is no source is refused by name."""
     with pytest.raises(InvalidRequestError, match="mergekit: ") as caught:
-        catalog.mergekit.read(config(world, model))
+        catalog.mergekit.read(config(world, model), "tutor")
     assert caught.value.param == "mergekit"
 
 
 def test_the_base_is_known_by_any_of_its_names(world, catalog):
     """`base`, the base's id and where it is from all mean the resident base."""
     for name in ("base", "tiny", str(world.root / "tiny")):
-        fields = catalog.mergekit.read({**config(world, "ft"), "base_model": name})
+        fields = catalog.mergekit.read({**config(world, "ft"), "base_model": name}, "tutor")
         assert fields.get("base_model", "base") == "base"
 
 
 def test_there_and_back(world, catalog):
     """A preset made from a configuration gives it back, with names that mergekit can load."""
     given = config(world, "someone/some-model")
-    document = preset(**{"sources": {}, **catalog.mergekit.read(given)})
+    document = preset(**{"sources": {}, **catalog.mergekit.read(given, "tutor")})
     record = catalog.create(document, edit=Edit())
     back = catalog.mergekit.write(record)
     assert back["models"][0]["model"] == "someone/some-model"
     assert back["base_model"] == given["base_model"]
     assert back["merge_method"] == "ties"
-    again = catalog.mergekit.read(back)
+    again = catalog.mergekit.read(back, "tutor")
     assert preset(**{"sources": {}, **again}).recipe() == document.recipe()
 
 
