@@ -63,7 +63,8 @@ def _more(judgement: Judgement) -> Iterator[str]:
     hollow = judgement.broken_candidate(judgement.findings.terms.reference)
     if judgement.verdict is not None and hollow is None:
         yield judgement.verdict.sentence
-    if judgement.best_source is not None:
-        yield judgement.best_source.verdict.sentence
+    best = judgement.best_source
+    if best is not None and best.verdict.conclusion != "undecided":
+        yield best.verdict.sentence
     if judgement.verdict is not None and hollow is None and judgement.margins:
         yield margins_sentence(judgement.verdict, judgement.margins)
