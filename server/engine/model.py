@@ -46,9 +46,12 @@ class BlendedModel:
         """Switch to our attention, or to the family's own. Raises `ValueError` where it has no
         choice.
         """
-        register()
-        connect(self.model, self.step)
-        self.model.set_attn_implementation(IMPLEMENTATION if is_packed else "eager")
+        if self.model._can_set_attn_implementation():
+            register()
+            connect(self.model, self.step)
+            self.model.set_attn_implementation(IMPLEMENTATION if is_packed else "eager")
+        elif is_packed:
+            raise ValueError("the family has one attention only, its own")
         self.is_packed = is_packed
 
 

@@ -80,7 +80,7 @@ def test_generated_tokens_are_transformers(family: str, tmp_path: Path) -> None:
         assert generated(model, prompt, NUM_TOKENS) == group.output_tokens
 
 
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize("family", KINDS)
 def test_kinds_of_attention(family: str, tmp_path: Path) -> None:
     """For every kind of attention, rows of several blends in one batch give the log-probabilities
