@@ -138,4 +138,4 @@ def test_life_of_a_server(serving: tuple[subprocess.Popen, Path], tmp_path: Path
     requests = [line for line in lines if line.get("path") == "/v1/completions"]
     assert requests[0]["status"] == 200
     assert requests[0]["level"] == "INFO"
-    assert (tmp_path / "data" / "mergeserve" / "tiny.db").exists()
+    assert len(list((tmp_path / "data" / "mergeserve").glob("base-*.db"))) == 1
