@@ -1,6 +1,5 @@
 """A PEFT LoRA adapter in memory: the low-rank factors of each module that it changes."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +10,14 @@ import torch
 from merging import mlx_adapter
 from merging.adapter_config import AdapterConfig, read_config
 from merging.adapter_features import DENSE
+from merging.adapter_files import is_mlx, recorded_digest, weights_file
 from merging.adapter_names import peft_names
 from merging.adapter_tensors import AdapterTensors, sort_tensors, value_problem
 from merging.base import HUB_ID, Base, split_layer
-from merging.checkpoint import Header, read_tensors
+from merging.checkpoint import read_tensors
 from merging.digest import content_digest, json_digest, value_digest
 from merging.errors import BaseMismatchError, DenseDeltaError, SourceError
-from merging.not_weights import no_weights
 from merging.wording import grouped, shown
-
-WEIGHTS = "adapter_model.safetensors"
-BASE_DIGEST_KEYS = ("base_digest", "base_model_digest")
-"""Keys of the weights' metadata under which an adapter may record the digest of its base."""
 
 BaseTensor = Callable[[str], torch.Tensor | None]
 """Looks up a tensor of the base by its name in the model; None if the base has none of the name."""
@@ -118,33 +113,6 @@ def read_adapter(folder: Path) -> Adapter:
         base_copies=parts.base_copies,
         targets=config.targets,
     )
-
-
-def weights_file(folder: Path) -> Path:
-    """The file with an adapter's tensors; SourceError with every reason if it is of no use."""
-    config, path = read_config(folder), weights_path(folder)
-    if "peft_type" in config.refusals:  # whatever else is odd in it follows from that
-        raise SourceError(config.refusals["peft_type"])
-    if not os.path.lexists(path):
-        absent = f"{path} is missing" if any(folder.glob("*.safetensors")) else no_weights(folder)
-        raise SourceError([*config.refusals.values(), absent])
-    return path
-
-
-def weights_path(folder: Path) -> Path:
-    """Where an adapter's tensors are, in PEFT's form or in MLX's; PEFT's where there are none."""
-    return folder / (mlx_adapter.WEIGHTS if is_mlx(folder) else WEIGHTS)
-
-
-def is_mlx(folder: Path) -> bool:
-    """Whether an adapter's tensors are in MLX's form."""
-    return (folder / mlx_adapter.WEIGHTS).exists() and not (folder / WEIGHTS).exists()
-
-
-def recorded_digest(header: Header) -> str | None:
-    """The digest of its base that an adapter's file records."""
-    recorded = (header.metadata.get(key) for key in BASE_DIGEST_KEYS)
-    return next((digest for digest in recorded if digest), None)
 
 
 def _tied(parts: AdapterTensors, config: AdapterConfig) -> Mapping[str, str]:

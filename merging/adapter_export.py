@@ -9,8 +9,9 @@ from typing import Final
 
 import torch
 
-from merging.adapter import BASE_DIGEST_KEYS, WEIGHTS, LowRank
+from merging.adapter import LowRank
 from merging.adapter_config import FILE
+from merging.adapter_files import BASE_DIGEST_KEYS, WEIGHTS
 from merging.adapter_names import PREFIX
 from merging.base import Base, split_layer
 from merging.blend import Blend

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from merging.adapter import recorded_digest, weights_file
 from merging.adapter_config import endless_patterns, read_config
+from merging.adapter_files import recorded_digest, weights_file
 from merging.checkpoint import read_header, read_tensors
 from merging.digest import content_digest, json_digest
 from merging.errors import SourceError

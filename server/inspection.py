@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from merging.adapter import Adapter, BaseTensor, check_adapter, is_mlx, read_adapter
+from merging.adapter import Adapter, BaseTensor, check_adapter, read_adapter
 from merging.adapter_config import FILE, AdapterConfig, read_config
+from merging.adapter_files import is_mlx
 from merging.adapter_fit import under_model_names
 from merging.base import Base
 from merging.checkpoint import tensor_entries

@@ -8,8 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
-from merging.adapter import Adapter, read_adapter, weights_path
+from merging.adapter import Adapter, read_adapter
 from merging.adapter_config import FILE
+from merging.adapter_files import weights_path
 from merging.checkpoint_weights import CheckpointWeights, open_checkpoint
 from merging.errors import SourceError
 from server.adapters.reader import Content

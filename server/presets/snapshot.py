@@ -8,7 +8,8 @@ from server.errors import NotFoundError
 from server.presets.document import PresetDocument
 from server.presets.planner import used_sources
 from server.presets.record import PresetRecord, SourceCard, StoredRevision
-from server.presets.sources import Source, delta_of, kind_of, present_reasons, recorded_base
+from server.presets.source_delta import delta_of, kind_of, recorded_base
+from server.presets.sources import Source, present_reasons
 from server.suggestion import did_you_mean
 
 

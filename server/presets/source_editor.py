@@ -24,7 +24,8 @@ from server.presets.published import Published
 from server.presets.record import Edit, now
 from server.presets.revising import is_revised
 from server.presets.snapshot import Preset, Snapshot, existing_source
-from server.presets.sources import Source, SourceRegistry, recorded_base
+from server.presets.source_delta import recorded_base
+from server.presets.sources import Source, SourceRegistry
 from server.presets.store import PresetStore
 from server.presets.variants import Variants
 from server.presets.workshop import BuildError

@@ -20,13 +20,12 @@ from merging.overlay_weights import OverlayWeights
 from merging.plan import Plan
 from merging.regular_file import check_files
 from merging.relation import relate
-from merging.source import Kind
 from server.adapters.dense_cache import DenseCache
 from server.adapters.reader import AdapterReader, Content
 from server.engine.conversation import Conversation
 from server.presets.contents import Contents, check_unchanged, is_adapter, is_unchanged
 from server.presets.doubts import Doubts, relation_doubt
-from server.presets.source_delta import SourceDelta
+from server.presets.source_delta import recorded_base
 from server.presets.source_folders import SourceFolders
 
 logger = logging.getLogger(__name__)
@@ -266,30 +265,6 @@ class SourceRegistry:
         for digest in retired[: max(0, len(retired) - NUM_RETIRED)]:
             del self._held[digest]
             self._forget(digest)
-
-
-def recorded_base(content: Content) -> tuple[str | None, str | None]:
-    """What an adapter's files say of its base: the digest of its content does not cover it.
-
-    A checkpoint says nothing.
-    """
-    if isinstance(content, CheckpointWeights):
-        return None, None
-    return content.base_name, content.base_digest
-
-
-def kind_of(content: Content) -> Kind:
-    """Adapter or checkpoint."""
-    return "checkpoint" if isinstance(content, CheckpointWeights) else "adapter"
-
-
-def delta_of(content: Content) -> SourceDelta | None:
-    """How an adapter's delta is held, and what that costs; None for a checkpoint."""
-    if isinstance(content, CheckpointWeights):
-        return None
-    if isinstance(content, Adapter):
-        return SourceDelta("low_rank", ("it is a product of two factors on linear layers",), 0.0)
-    return SourceDelta("dense", content.reasons, content.seconds)
 
 
 def present_reasons(source: Source) -> tuple[str, ...]:
