@@ -13,17 +13,15 @@ import torch
 from fastapi.testclient import TestClient
 from peft import LoraConfig, get_peft_model
 
-from merging.base import locate
 from merging.blend import Blend
 from scripts.families import WINDOW
 from server.app import create_app
 from server.engine.errors import EngineError
 from server.engine.loading import load_engine
-from server.engine.model import find_linears
 from server.engine.options import EngineOptions
 from server.engine.request import Member, Request, SamplingParams
 from server.settings import Settings
-from tests.families import load_family, save_family
+from tests.families import adapter_targets, load_family, save_family
 
 NUM_TOKENS = 12
 MAX_ERROR = 1e-3
@@ -91,16 +89,13 @@ def _save_adapter(folder: Path, model: Any, prompt: Sequence[int]) -> list[float
     """Write a LoRA on every linear of the layers, beside experts on those of attention; PEFT's own
     log-probabilities of the prompt.
     """
-    has_experts = any(parameter.ndim == 3 for parameter in model.parameters())
-    targets = [
-        name
-        for name, _ in find_linears(model)
-        if locate(name) and "vision" not in name and not (has_experts and "mlp" in name)
-    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuned = get_peft_model(
-            model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets)
+            model,
+            LoraConfig(
+                task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=adapter_targets(model)
+            ),
         ).eval()
     torch.manual_seed(1)
     for name, parameter in tuned.named_parameters():

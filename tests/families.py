@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
+from merging.base import locate
 from scripts.families import tiny_config
+from server.engine.model import find_linears
 from server.engine.model_files import auto_class
 from tests.tokenizers import byte_tokenizer
 
@@ -29,3 +31,17 @@ def load_family(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedM
     cls = auto_class(AutoConfig.from_pretrained(folder))
     model: PreTrainedModel = cls.from_pretrained(folder, attn_implementation="eager", dtype=dtype)
     return model.eval()
+
+
+def adapter_targets(model: PreTrainedModel) -> list[str]:
+    """The linears in the layers of the text model; beside experts only those of attention, since
+    PEFT puts factors on the experts where a target has the name of one.
+    """
+    has_experts = any(parameter.ndim == 3 for parameter in model.parameters())
+    return [
+        name
+        for name, _ in find_linears(model)
+        if locate(name)
+        and "vision" not in name
+        and not (has_experts and ("mlp" in name or "expert" in name))
+    ]

@@ -23,8 +23,9 @@ class Step:
 
     `stacks`: by the number of the siblings, where some row has a delta. `scales`: likewise,
     float32 [rows, linears], where some row has a scale other than 1. `row_of_token` [tokens] says
-    which row each token belongs to, None when every row has one token, in order; `row_of_logit`
-    says the same of the tokens that reach the head. `batch`: the packed step, for attention.
+    which row each token belongs to, None when every row has one token, in order, and [1] is the row
+    of all; `row_of_logit` says the same of the tokens that reach the head. `batch`: the packed
+    step, for attention.
     """
 
     stacks: Mapping[int, ActiveStack] = field(default_factory=dict)

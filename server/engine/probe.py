@@ -62,7 +62,7 @@ def choose_attention(model: BlendedModel, token_ids: Sequence[int], expected: to
     else:
         return
     logger.info(
-        "%s runs its own attention, one forward for each length of the rows in a step: exact, but "
+        "%s runs its own attention, one forward for rows of one length and preset: exact, but "
         "slower than packed steps",
         _name(model.model),
     )

@@ -16,14 +16,15 @@ from server.engine.step_plan import RowWork
 
 @dataclass(frozen=True, slots=True)
 class AlikeRows:
-    """Rows that add equally many tokens to equally many in the cache.
+    """Rows of equal weights that add equally many tokens to equally many in the cache.
 
-    `indices`: their places in the step's work. `token_ids`, `positions`: [rows, tokens]; `slots`:
-    [rows x tokens]; `blocks`: [rows, blocks]. The last `num_logits` tokens of each give logits.
+    `index`: [1], the place of one of them in the step's work. `token_ids`, `positions`: [rows,
+    tokens]; `slots`: [rows x tokens]; `blocks`: [rows, blocks]. The last `num_logits` tokens of
+    each give logits.
     """
 
     work: Sequence[RowWork]
-    indices: torch.Tensor
+    index: torch.Tensor
     token_ids: torch.Tensor
     positions: torch.Tensor
     slots: torch.Tensor
@@ -43,10 +44,15 @@ class AlikeRows:
 
 
 def alike_rows(work: Sequence[RowWork], block_size: int, device: torch.device) -> list[AlikeRows]:
-    """A step's work in as few forwards as there are lengths in it."""
-    sets: dict[tuple[int, int, int], list[int]] = {}
+    """A step's work in as few forwards as there are lengths and weights in it.
+
+    Rows with other weights could share a forward, but not soundly: a linear may see the keys of all
+    tokens, or an expert's tokens only, and then nothing says which row is which.
+    """
+    sets: dict[tuple[str, int, int, int], list[int]] = {}
     for index, item in enumerate(work):
-        key = (item.row.num_computed, item.num_tokens, item.num_logits)
+        row = item.row
+        key = (row.weights.digest, row.num_computed, item.num_tokens, item.num_logits)
         sets.setdefault(key, []).append(index)
     return [_pack(work, indices, block_size, device) for indices in sets.values()]
 
@@ -63,7 +69,7 @@ def _pack(
     slots = blocks.gather(1, positions // size) * size + positions % size
     return AlikeRows(
         work=items,
-        indices=torch.tensor(indices, device=device),
+        index=torch.tensor(indices[:1], device=device),
         token_ids=torch.tensor([item.row.tokens[begin:end] for item in items], device=device),
         positions=positions,
         slots=slots.flatten(),

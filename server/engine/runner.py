@@ -115,11 +115,7 @@ class Runner:
         keep = torch.arange(count - rows.num_logits, count, device=model.device)
         options: dict[str, Any] = {"position_ids": rows.positions, "logits_to_keep": keep}
         options = {name: value for name, value in options.items() if name in self._accepts}
-        step.row_of_token = rows.indices.repeat_interleave(count)
-        if "logits_to_keep" in options:
-            step.row_of_logit = rows.indices.repeat_interleave(rows.num_logits)
-        else:
-            step.row_of_logit = step.row_of_token
+        step.row_of_token = step.row_of_logit = rows.index  # however many tokens a linear sees
         logits: torch.Tensor = model.model(
             input_ids=rows.token_ids, past_key_values=cache, use_cache=True, **options
         ).logits

@@ -13,7 +13,7 @@ from server.engine.loading import LoadedModel, load_engine
 from server.engine.options import EngineOptions
 from server.engine.probe import check_variant
 from tests.adapters import blend_of
-from tests.families import load_family, save_family
+from tests.families import adapter_targets, load_family, save_family
 from tests.server.engine.conftest import (
     DEVICE,
     Bench,
@@ -53,7 +53,7 @@ def bench_of(tmp_path: Path, family: str, **options: object) -> Bench:
 
 
 def inner_linears(bench: Bench) -> list[str]:
-    """The linears in the layers: all that an adapter usually has."""
+    """The linears in the layers."""
     return [name for name in bench.base.linears if locate(name) is not None]
 
 
@@ -80,7 +80,6 @@ def test_generated_tokens_are_transformers(family: str, tmp_path: Path) -> None:
         assert generated(model, prompt, NUM_TOKENS) == group.output_tokens
 
 
-@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize("family", KINDS)
 def test_kinds_of_attention(family: str, tmp_path: Path) -> None:
     """For every kind of attention, rows of several blends in one batch give the log-probabilities
@@ -88,7 +87,7 @@ def test_kinds_of_attention(family: str, tmp_path: Path) -> None:
     """
     bench = bench_of(tmp_path, family)
     assert bench.engine._runner.is_packed == (family not in OWN_ATTENTION)
-    targets = inner_linears(bench)
+    targets = adapter_targets(bench.reference)
     first = bench.adapter(1, r=2, target_modules=targets)
     second = bench.adapter(2, r=5, use_rslora=True, target_modules=targets)
     blends = [
