@@ -22,7 +22,6 @@ from pydantic_settings import (
 from merging.base import Base
 from merging.regular_file import MAX_YAML, read_file
 from server.api.keys import read_key_file
-from server.presets.database_choice import database_of
 from server.presets.policy import InlineRecipes, OverrideLevel, Policy
 from server.presets.sampling_defaults import SamplingDefaults
 from server.setting_values import Defaults, Folders, Keys, Sources, YesNo, items
@@ -249,6 +248,8 @@ class Settings(BaseSettings):
         """The database's URL; by default one file for each base in the user's data folder."""
         if self.database_url:
             return self.database_url
+        from server.presets.database_choice import database_of  # late: it needs torch
+
         return f"sqlite:///{database_of(base, user_data_path('mergeserve'))}"
 
 

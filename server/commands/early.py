@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from merging.errors import OutputError
 from merging.output_folder import check_target
+from merging.regular_file import is_there
 from server.commands.failure import MistakesError
 from server.engine.errors import ModelLoadError
 from server.engine.location import local_folder
@@ -134,9 +135,10 @@ def _reason(check: Callable[[], object]) -> str | None:
 
 
 def _file(path: Path) -> str | None:
-    if path.is_file():
-        return None
-    return f"{path} is not a file" if path.exists() else f"{path}: there is no such file"
+    try:
+        return None if is_there(path) else f"{path}: there is no such file"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
 
 
 def _page(path: Path | None) -> str | None:

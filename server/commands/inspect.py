@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from merging.errors import MergingError
+from merging.regular_file import check_files
 from server.commands.failure import fail
 from server.commands.waiting import waiting
 from server.engine.errors import EngineError
@@ -18,7 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
             from server.commands.inspect_recipe import print_report
 
             print_report(arguments)
-        elif arguments.to_lora is not None:
+            return 0
+        check_files(Path(arguments.folder))
+        if arguments.to_lora is not None:
             print(_to_lora(Path(arguments.folder), arguments))
         elif arguments.model is None:
             print(inspect_folder(Path(arguments.folder), None))

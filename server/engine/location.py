@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from merging.not_weights import not_a_folder
 from server.engine.errors import ModelLoadError
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -24,17 +25,9 @@ def local_folder(model: str | Path) -> Path | None:
     if path.is_dir():
         return path
     if path.exists():
-        raise ModelLoadError(f"{model} is not a folder with a model{_kind(path)}")
+        raise ModelLoadError(not_a_folder(path))
     if is_hub_id(str(model)):
         return None
     raise ModelLoadError(
         f"{model} is not there: give the path of a folder, or a hub id such as OWNER/NAME"
     )
-
-
-def _kind(path: Path) -> str:
-    if path.suffix == ".gguf":
-        return ": it is a GGUF file, which has to be dequantised to safetensors first"
-    if path.suffix in (".safetensors", ".bin", ".pt"):
-        return f": it is one file of weights, name its folder, {path.parent}"
-    return ""

@@ -1,25 +1,31 @@
 """Variables of chat templates that a request or a preset may set: `chat_template_kwargs`."""
 
 import inspect
+from functools import cache
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, JsonValue
 from pydantic_core import PydanticCustomError
-from transformers import PreTrainedTokenizerBase
 
 MAX_VARIABLES: Final = 64
 MAX_DEPTH: Final = 16
 MAX_CHARACTERS: Final = 2**18
 """Of all names and texts together."""
 MAX_NUMBER: Final = 2**31
-RESERVED: Final = frozenset(
-    {
-        *("messages", "raise_exception", "strftime_now"),
-        *(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")),
-        *inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters,
-    }
-)
-"""What is the request's own, or the tokenizer's: messages, whose template, how it is applied."""
+
+
+@cache
+def reserved_names() -> frozenset[str]:
+    """What is the request's own, or the tokenizer's: messages, which template, and how."""
+    from transformers import PreTrainedTokenizerBase  # late: settings are read without torch
+
+    return frozenset(
+        {
+            *("messages", "raise_exception", "strftime_now"),
+            *(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")),
+            *inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters,
+        }
+    )
 
 
 def _check(variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -27,7 +33,7 @@ def _check(variables: dict[str, JsonValue]) -> dict[str, JsonValue]:
     for name in variables:
         if not name.isidentifier():
             _refuse(f"{name[:80]!r} is no name of a variable")
-        if name in RESERVED:
+        if name in reserved_names():
             _refuse(
                 f"{name!r} is not a variable of the template's own: "
                 "messages, add_generation_prompt and continue_final_message are fields of the "

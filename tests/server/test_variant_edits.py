@@ -211,7 +211,8 @@ dtype: float16
     document = response.json()
     assert (document["dtype"], document["digest"]) == ("float16", plain["digest"])
     assert ask(api)[0] == ask(api, "plain")[0] != ask(api, "base")[0]
-    (warning,) = api.get(f"{PATH}/explain").json()["warnings"]
+    unrelated, warning = api.get(f"{PATH}/explain").json()["warnings"]
+    assert "it is no fine-tune of this base" in unrelated  # its weights are random
     assert "served in float32, as the base is; float16 is what" in warning
 
 
