@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from merging.blend import Blend
 from merging.errors import OutputError
@@ -14,6 +14,7 @@ from merging.plan import Plan
 from merging.trim_cache import TrimCache
 from server.engine.engine import Engine
 from server.engine.loading import load_engine
+from server.engine.model_files import auto_class, load_config
 from server.engine.options import EngineOptions
 from server.engine.request import Member, Request, SamplingParams, TokenLogprobs
 from server.engine.variant import Variant
@@ -120,7 +121,10 @@ def compare_adapter(live: Sequence[Scores], folder: Path, base_folder: Path) -> 
 
 
 def _load(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model: PreTrainedModel = auto_class(load_config(folder)).from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True
+    )
+    return model
 
 
 @torch.inference_mode()
