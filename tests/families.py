@@ -11,6 +11,9 @@ from server.engine.model import find_linears
 from server.engine.model_files import auto_class
 from tests.tokenizers import byte_tokenizer
 
+FUSED = ("gate_proj", "up_proj", "down_proj")
+"""Parts that transformers fuses in experts: PEFT takes any target of such a name for one."""
+
 
 def save_family(folder: Path, family: str, *, seed: int = 0, std: float = 0.25) -> Path:
     """Write a model of `family` with a tokenizer of single bytes, by transformers' own names."""
@@ -43,5 +46,5 @@ def adapter_targets(model: PreTrainedModel) -> list[str]:
         for name, _ in find_linears(model)
         if locate(name)
         and "vision" not in name
-        and not (has_experts and ("mlp" in name or "expert" in name))
+        and not (has_experts and any(part in name for part in ("mlp", "expert", *FUSED)))
     ]
