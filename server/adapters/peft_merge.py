@@ -45,7 +45,9 @@ def merge(request: MergeRequest) -> MergeAnswer:
     names = ParameterNames(network)
     base = describe(network, name="", digest="", dtype=torch.float32)
     resident = under_model_names(map_checkpoint(Path(request.base), ""), base)
-    tied = _untie(network)
+    tied = base.ties
+    if tied:
+        _untie(network)
     if request.start is not None:
         _start_from(network, Path(request.start), names, tied, resident)
     tokens = _probe_tokens(network)
@@ -99,16 +101,10 @@ def _first_line(error: Exception) -> str:
     return " ".join(lines)[:1000] or repr(error)
 
 
-def _untie(network: PreTrainedModel) -> dict[str, str]:
-    """Give a tied head weights of its own, as an adapter that changes one of them leaves the other;
-    returns the head's name and the embedding's, if they were tied.
-    """
-    head, embedding = network.get_output_embeddings(), network.get_input_embeddings()
-    if head is None or head.weight is not embedding.weight:
-        return {}
+def _untie(network: PreTrainedModel) -> None:
+    """Give a tied head weights of its own: an adapter on one of the two leaves the other."""
+    head = network.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-    names = {id(module): name for name, module in network.named_modules()}
-    return {f"{names[id(head)]}.weight": f"{names[id(embedding)]}.weight"}
 
 
 def _start_from(

@@ -152,11 +152,6 @@ def _is_tied(module: nn.Linear | Conv1D, model: PreTrainedModel) -> bool:
     return module.weight is model.get_input_embeddings().weight
 
 
-def _has_tied_head(model: PreTrainedModel) -> bool:
-    head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
-
-
 def describe(model: PreTrainedModel, *, name: str, digest: str, dtype: torch.dtype) -> Base:
     """What merging must know of `model`, before `prepare`; its parameters may be on the meta
     device.
