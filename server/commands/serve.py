@@ -50,6 +50,7 @@ class DrainingServer(uvicorn.Server):
         self._lifecycle.on_failure = self._give_up
         self._lifecycle.on_ready = self._greet
         self._needs_key = bool(settings.api_key)
+        self._served: Service | None = None
         self._shutdown_timeout = settings.shutdown_timeout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -74,7 +75,9 @@ class DrainingServer(uvicorn.Server):
         """Listen, and say where."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        logger.info("listening on %s; the model is being loaded", self.url)
+        if self.started:
+            logger.info("listening on %s; the model is being loaded", self.url)
+            self._greet_once()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, stop at the second; the exit code stays ours."""
@@ -97,7 +100,13 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
     def _greet(self, service: Service) -> None:
-        greet(service, self.url, needs_key=self._needs_key)
+        self._served = service
+        self._greet_once()
+
+    def _greet_once(self) -> None:
+        """Greet when there is both an address and a service; a tiny model is there first."""
+        if self.started and self._served is not None:
+            greet(self._served, self.url, needs_key=self._needs_key)
 
     def _give_up(self) -> None:
         self.should_exit = True

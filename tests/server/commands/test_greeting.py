@@ -10,7 +10,8 @@ import pytest
 
 from server.api.service import Service
 from server.commands.greeting import example, greet
-from tests.server.api.scripted import CHAT_TEMPLATE, ScriptedEngine, tokenizer
+from tests.server.api.live import listening, wait_until
+from tests.server.api.scripted import CHAT_TEMPLATE, ScriptedEngine, make_app, tokenizer
 from tests.server.presets.tiny import World, preset
 
 URL = "http://127.0.0.1:8000"
@@ -48,6 +49,22 @@ def test_failed_presets_are_not_ready(world: World, caplog: pytest.LogCaptureFix
     lines = logged(loaded, caplog)
     assert lines[0] == "ready: tiny, good, code, math"
     assert "not ready: bad: its weights are gone" in lines
+
+
+def test_a_service_that_is_there_before_the_address(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tiny model is loaded before the server listens: it greets once, when it has an address."""
+    engine = ScriptedEngine()
+    app = make_app(engine, world.open_with_sources())
+    with (
+        caplog.at_level(logging.INFO, logger="server.commands"),
+        listening(app, engine) as live,
+    ):
+        wait_until(lambda: any(message.startswith("try: ") for message in caplog.messages))
+        assert "Exception" not in caplog.text
+        assert f"listening on {live.url}; the model is being loaded" in caplog.messages
+    assert sum(message.startswith("ready: ") for message in caplog.messages) == 1
 
 
 def spoil(loaded: Service, name: str) -> None:
